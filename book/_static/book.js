@@ -1,0 +1,27 @@
+// Small accessibility repairs of the theme.
+document.addEventListener("DOMContentLoaded", () => {
+  // WCAG 2.5.3: the accessible name must contain the visible text
+  for (const b of document.querySelectorAll(".search-button-field, .theme-switch-button, details > summary[aria-label]")) {
+    b.removeAttribute("aria-label");
+  }
+  for (const b of document.querySelectorAll(".theme-switch-button")) {
+    const s = document.createElement("span");
+    s.className = "visually-hidden";
+    s.textContent = "Colour mode";
+    b.append(s);
+  }
+  // content outside a landmark: the sidebar with the logo
+  const side = document.querySelector(".bd-sidebar-primary");
+  if (side && side.tagName !== "DIALOG") {
+    side.setAttribute("role", "complementary");
+    side.setAttribute("aria-label", "Book navigation");
+  }
+  // the roles that docutils gives to a bibliography are no longer allowed
+  for (const entry of document.querySelectorAll(".citation-list > .citation")) {
+    entry.setAttribute("role", "listitem");
+  }
+  // what scrolls sideways can be reached by keyboard
+  for (const box of document.querySelectorAll(".bd-article pre, .pst-scrollable-table-container, .bd-article div.math")) {
+    if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
+  }
+});

@@ -1,0 +1,332 @@
+"""Every drawing says what it was given, and nothing else; colours can be told apart."""
+
+from itertools import combinations
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from matplotlib.colors import to_rgb
+from matplotlib.text import Text
+from PIL import Image
+
+from vit_tutorial import palette, plots
+from vit_tutorial.model_map import LIT, draw_map, inches, model_map, where_we_are
+
+DIGIT = torch.zeros(1, 28, 28)
+DIGIT[:, 6:22, 12:16] = 1
+PHOTO = torch.rand(3, 32, 48, generator=torch.Generator().manual_seed(0))
+WEIGHTS = torch.softmax(torch.arange(49.0), 0).reshape(7, 7)
+PIECES = [name for name in palette.PALETTE if name not in ("ink", "quiet", "paper")]
+
+
+both_modes = pytest.mark.parametrize("mode", ["light", "dark"], indirect=True)
+
+
+@pytest.fixture(autouse=True)
+def mode(request):
+    name = getattr(request, "param", "light")
+    with plt.rc_context(plots.paper(name)):
+        yield name
+        plt.close("all")
+
+
+@pytest.fixture
+def ax():
+    return plt.figure().add_subplot()
+
+
+def arrays(ax):
+    return [np.asarray(image.get_array()) for image in ax.images]
+
+
+def words(ax):
+    return [text.get_text() for text in ax.texts if text.get_text()]
+
+
+# ---- what every drawing promises
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda ax: plots.show_images(ax, DIGIT.expand(3, 1, 28, 28), ["a", "b", "two\nlines"]),
+        lambda ax: plots.show_images(ax, PHOTO.expand(12, 3, 32, 48)),
+        lambda ax: plots.show_patches(ax, PHOTO, 8),
+        lambda ax: plots.show_attention(ax, DIGIT, WEIGHTS),
+        lambda ax: plots.show_attention(ax, PHOTO, torch.rand(2, 3), scale=0.5, bar=False),
+        lambda ax: plots.show_positions(ax, torch.rand(2, 3, 2, 3) - 0.5),
+        lambda ax: plots.show_curves(ax, {"training": [2.0, 1.0], "validation": [2, 1]}),
+        lambda ax: plots.show_confusion(ax, torch.eye(3).long(), ["airplane", "bird", "cat"]),
+        lambda ax: plots.show_matrix(ax, torch.rand(2, 3), [1, 2], ["[class]", 1, 2]),
+        lambda ax: plots.token_row(ax, ["[class]", 1, None, 49], "50 tokens"),
+        lambda ax: model_map(ax, "encoder"),
+    ],
+)
+@both_modes
+def test_a_drawing_draws_on_its_axes_returns_them_and_changes_no_setting(ax, draw):
+    before = dict(plt.rcParams)
+    assert draw(ax) is ax
+    ax.figure.canvas.draw()
+    assert dict(plt.rcParams) == before
+    assert plt.get_fignums() == [ax.figure.number]
+
+
+def test_drawings_work_before_any_setting_is_made():
+    with plt.rc_context():
+        plt.rcdefaults()
+        ax = plots.show_attention(plt.figure().add_subplot(), DIGIT, WEIGHTS)
+        assert plots.colour("attention") == palette.PALETTE["query"][0]
+        ax.figure.canvas.draw()
+
+
+def test_a_tensor_that_wants_a_gradient_can_be_drawn(ax):
+    plots.show_attention(ax, DIGIT, WEIGHTS.clone().requires_grad_())
+
+
+# ---- images
+
+
+@both_modes
+def test_a_digit_is_ink_on_paper_and_a_photograph_keeps_its_colours(ax):
+    plots.show_images(ax, DIGIT[None])
+    plots.show_images(ax, PHOTO[None])
+    digit, photo = arrays(ax)
+    np.testing.assert_allclose(digit[0, 0], to_rgb(plots.colour("paper")))
+    np.testing.assert_allclose(digit[10, 13], to_rgb(plots.colour("ink")))
+    np.testing.assert_allclose(photo, PHOTO.permute(1, 2, 0), rtol=1e-6)
+
+
+def test_bytes_and_fractions_give_the_same_picture():
+    as_bytes = (PHOTO * 255).round().to(torch.uint8)
+    np.testing.assert_array_equal(plots.pixels(as_bytes), plots.pixels(as_bytes / 255))
+
+
+def test_labels_stand_under_their_images_in_reading_order(ax):
+    plots.show_images(ax, DIGIT.expand(5, 1, 28, 28), labels=range(5), columns=2)
+    places = [text.xy for text in ax.texts]
+    assert words(ax) == ["0", "1", "2", "3", "4"]
+    assert places == sorted(places, key=lambda place: (place[1], place[0]))
+    assert len({x for x, _ in places}) == 2
+
+
+def test_patches_are_numbered_from_one_and_hold_the_pixels_of_the_image(ax):
+    plots.show_patches(ax, PHOTO, 8)
+    assert words(ax) == [str(n) for n in range(1, 25)]
+    (cut,) = arrays(ax)
+    seen = cut[cut[..., 3] == 1][:, :3]  # the gaps are clear
+    times = len(seen) / (32 * 48)
+    np.testing.assert_allclose(seen.sum(0), times * PHOTO.sum((1, 2)), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("draw", "message"),
+    [
+        (lambda ax: plots.show_patches(ax, PHOTO, 5), "5 x 5 .* 32 x 48"),
+        (lambda ax: plots.show_patches(ax, PHOTO[:2], 8), r"\(2, 32, 48\)"),
+        (lambda ax: plots.show_patches(ax, PHOTO - 1, 8), "-1 .*normalisation"),
+        (lambda ax: plots.show_images(ax, PHOTO[None], ["a", "b"]), "2 for 1"),
+        (lambda ax: plots.show_images(ax, PHOTO[None][:0]), "0 for 0"),
+        (lambda ax: plots.show_attention(ax, DIGIT, torch.ones(6, 6)), "6 x 6 .* 28 x 28"),
+        (lambda ax: plots.show_attention(ax, PHOTO, torch.ones(4, 4)), "4 x 4 .* 32 x 48"),
+        (lambda ax: plots.show_confusion(ax, torch.eye(3).long(), "ab"), r"2 .* \(3, 3\)"),
+        (lambda ax: plots.show_matrix(ax, torch.ones(2, 3), "ab", "ab"), r"2 .* \(2, 3\)"),
+        (lambda ax: plots.show_curves(ax, {"empty": []}), "empty"),
+        (lambda ax: plots.colour("querry"), "'querry'.*'query'"),
+        (lambda ax: plots.paper("dim"), "'dim'"),
+        (lambda ax: model_map(ax, "atention"), "'atention'.*'attention'"),
+    ],
+)
+def test_what_does_not_fit_is_named(ax, draw, message):
+    with pytest.raises(ValueError, match=message):
+        draw(ax)
+
+
+# ---- attention and other numbers
+
+
+@pytest.mark.parametrize("image", [DIGIT, PHOTO])
+def test_weights_are_shown_unchanged_from_zero_to_the_scale(ax, image):
+    weights = torch.rand(7, 7) if image is DIGIT else torch.rand(2, 3)
+    plots.show_attention(ax, image, weights, scale=0.25)
+    np.testing.assert_array_equal(arrays(ax)[0], weights)
+    assert (ax.images[0].norm.vmin, ax.images[0].norm.vmax) == (0, 0.25)
+    assert ax.images[0].get_alpha() is None  # through a weight, nothing shines
+
+
+def test_an_image_of_one_grey_has_no_outline(ax):
+    plots.show_attention(ax, torch.full((1, 28, 28), 0.5), WEIGHTS)
+    assert not ax.collections
+
+
+def test_the_mark_on_the_bar_is_the_even_share(ax):
+    plots.show_attention(ax, DIGIT, WEIGHTS)
+    (side,) = ax.child_axes
+    assert side.lines[-1].get_ydata()[0] == 1 / 49
+    assert "2.0%" in side.get_xlabel()
+
+
+def test_all_heads_share_one_scale_and_one_bar():
+    maps = torch.rand(2, 3, 7, 7)
+    axes = plt.figure().subplots(2, 3)
+    assert plots.show_attention_grid(axes, DIGIT, maps) is axes
+    assert {ax.images[0].norm.vmax for ax in axes.flat} == {float(maps.max())}
+    assert [len(ax.child_axes) for ax in axes.flat] == [0, 0, 0, 0, 0, 1]
+    for ax, weights in zip(axes.flat, maps.flatten(0, 1), strict=True):
+        np.testing.assert_array_equal(arrays(ax)[0], weights)
+
+
+def test_a_grid_of_axes_of_another_shape_is_named():
+    with pytest.raises(ValueError, match=r"\(2, 3\), got \(3, 2\)"):
+        plots.show_attention_grid(plt.figure().subplots(3, 2), DIGIT, torch.rand(2, 3, 7, 7))
+
+
+def test_each_panel_of_positions_is_one_patch_and_zero_is_the_page(ax):
+    similarity = torch.rand(2, 3, 2, 3) - 0.7
+    plots.show_positions(ax, similarity)
+    (panels,) = arrays(ax)
+    np.testing.assert_array_equal(panels[3:5, 8:11], similarity[1, 2])  # a gap of one between
+    norm = ax.images[0].norm
+    assert norm.vmin == -norm.vmax == -similarity.abs().max()
+    middle = ax.images[0].cmap(norm(0.0))[:3]
+    np.testing.assert_allclose(middle, to_rgb(plots.colour("paper")), atol=0.02)
+
+
+def test_confusion_writes_what_is_not_zero_and_colours_errors_only(ax):
+    plots.show_confusion(ax, torch.tensor([[980, 0, 2], [0, 7, 0], [1, 0, 30]]), "abc")
+    assert words(ax) == ["980", "2", "7", "1", "30"]
+    (cells,) = arrays(ax)
+    np.testing.assert_allclose(cells[0, 0], cells[2, 2])
+    np.testing.assert_allclose(cells[0, 2], plots.amounts()(1.0)[:3])
+
+
+def test_names_of_classes_do_not_touch():
+    ax = plt.figure(figsize=(4, 4)).add_subplot()
+    plots.show_confusion(ax, torch.eye(10).long(), ["automobile", "cat"] * 5)
+    ax.figure.canvas.draw()
+    labels = ax.get_xticklabels()
+    assert {label.get_rotation() for label in labels} == {45}
+    assert labels[0].get_text() == "automobile"
+
+
+def test_a_matrix_is_signed_only_where_a_number_is_below_zero(ax):
+    plots.show_matrix(ax, torch.tensor([[0.25, -0.5]]), ["q"], ["k", "v"])
+    plots.show_matrix(ax, torch.tensor([[0.25, 0.5]]), ["q"], ["k", "v"], numbers=False)
+    assert [image.norm.vmin for image in ax.images] == [-0.5, 0]
+    assert words(ax) == ["0.25", "\u22120.50"]
+
+
+def test_curves_start_at_epoch_one_and_their_names_do_not_touch(ax):
+    curves = {"training": [2, 1, 0.5], "validation": [2, 1.1, 0.5], "other": [3.0, float("nan")]}
+    plots.show_curves(ax, curves, percent=True)
+    for line, values in zip(ax.lines, curves.values(), strict=False):
+        np.testing.assert_array_equal(line.get_xdata(), range(1, len(values) + 1))
+        np.testing.assert_array_equal(line.get_ydata(), values)
+    ax.figure.canvas.draw()
+    boxes = [Text.get_window_extent(text) for text in ax.texts]  # the words without their link
+    assert len(boxes) == 3
+    assert not any(a.overlaps(b) for a, b in combinations(boxes, 2))
+
+
+# ---- colours
+
+
+def linear(colours):
+    c = np.array([to_rgb(colour) for colour in colours])
+    return np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4)
+
+
+def contrast(a, b):
+    low, high = sorted(linear([a, b]) @ (0.2126, 0.7152, 0.0722))
+    return (high + 0.05) / (low + 0.05)
+
+
+@both_modes
+def test_pieces_reach_3_and_words_4_5_to_1():
+    page = plots.colour("paper")
+    assert all(contrast(plots.colour(name), page) >= 3 for name in PIECES)
+    assert all(contrast(plots.colour(name), page) >= 4.5 for name in ("ink", "quiet"))
+    assert contrast(plots.colour("quiet"), plots.tint("quiet", 0.12)) >= 4.5
+    assert all(contrast(plots.colour("ink"), plots.tint(name)) >= 4.5 for name in PIECES)
+    solid = [plots.colour(name) for name in PIECES] + [*plots.amounts()(np.linspace(0, 1, 33))]
+    assert all(contrast(palette.ink_on(fill), fill) >= 4.5 for fill in solid)
+
+
+# Machado, Oliveira and Fernandes 2009, severity 1, on linear RGB
+MACHADO = {
+    "all colours": np.eye(3),
+    "no red": [[0.152, 1.053, -0.205], [0.115, 0.786, 0.099], [-0.004, -0.048, 1.052]],
+    "no green": [[0.367, 0.861, -0.228], [0.280, 0.673, 0.047], [-0.012, 0.043, 0.969]],
+    "no blue": [[1.256, -0.077, -0.179], [-0.078, 0.931, 0.148], [0.005, 0.691, 0.304]],
+}
+
+
+@both_modes
+@pytest.mark.parametrize("eyes", MACHADO)
+def test_query_key_and_value_differ_for_colour_blind_readers_too(eyes):
+    seen = linear(map(plots.colour, ("query", "key", "value"))) @ np.array(MACHADO[eyes]).T
+    lab = oklab(seen.clip(0, 1))
+    assert min(np.linalg.norm(a - b) for a, b in combinations(lab, 2)) > 0.1  # 0.02 is just seen
+
+
+def oklab(c):
+    """Björn Ottosson's uniform colours, 2020: distances are differences as seen."""
+    lms = [[0.4122, 0.5363, 0.0514], [0.2119, 0.6807, 0.1074], [0.0883, 0.2817, 0.6300]]
+    lab = [[0.2105, 0.7936, -0.0041], [1.9780, -2.4286, 0.4506], [0.0259, 0.7828, -0.8087]]
+    return np.cbrt(c @ np.array(lms).T) @ np.array(lab).T
+
+
+@both_modes
+def test_amounts_only_get_stronger_and_both_ends_alike(mode):
+    steps = linear(plots.amounts()(np.linspace(0, 1, 64))) @ (0.2126, 0.7152, 0.0722)
+    assert (np.diff(steps) < 0).all() if mode == "light" else (np.diff(steps) > 0).all()
+    ends = plots.amounts(signed=True)([np.linspace(0.45, 0, 9), np.linspace(0.55, 1, 9)])
+    below, above = oklab(linear(ends.reshape(18, 4)))[:, 0].reshape(2, 9)
+    np.testing.assert_allclose(below, above, atol=0.07)
+
+
+# ---- the map of the model
+
+
+@pytest.mark.parametrize("active", [None, *LIT])
+@pytest.mark.parametrize("stacked", [False, True])
+def test_the_map_shows_the_shipped_model_and_its_words_lie_inside_and_apart(active, stacked):
+    figure = plt.figure(figsize=inches(active, stacked))
+    ax = model_map(figure.add_axes((0, 0, 1, 1)), active, stacked)
+    figure.canvas.draw()
+    text = " ".join(words(ax))
+    for shape in ("1×28×28", "49×16", "16→64", "50×64", "6 times", "4 heads", "64→128", "64→10"):
+        assert shape in text
+    boxes = [t.get_window_extent() for t in ax.texts if len(t.get_text()) > 1]
+    assert not any(a.overlaps(b) for a, b in combinations(boxes, 2))
+    page = figure.bbox
+    assert all(page.x0 <= b.x0 and b.x1 <= page.x1 and page.y0 <= b.y0 for b in boxes)
+    assert min(t.get_fontsize() for t in ax.texts) / 72 * 100 * 700 / 752 >= 10.9  # CSS pixels
+
+
+def test_each_chapter_lights_its_own_piece():
+    lit = {}
+    for active in ("patching", "projection", "positions", "attention", "encoder", "head"):
+        ax = model_map(plt.figure().add_subplot(), active)
+        lit[active] = {t.get_text() for t in ax.texts if t.get_fontweight() == "bold"}
+    assert "patches" in lit["patching"]
+    assert "positions" in lit["positions"]
+    assert lit["attention"] == {"attention", "4 heads"} < lit["encoder"]
+    assert not lit["projection"] & lit["head"]
+
+
+@both_modes
+def test_a_map_is_stored_alike_twice_and_has_the_page_of_its_mode(tmp_path, mode):
+    for name in ("one.png", "two.png"):
+        draw_map("head", tmp_path / name, mode, stacked=True)
+    assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
+    picture = Image.open(tmp_path / "one.png").convert("RGB")
+    assert picture.size == (716, 912)  # twice the CSS pixels
+    assert picture.getpixel((1, 1)) == tuple(round(255 * c) for c in to_rgb(plots.colour("paper")))
+
+
+@both_modes
+def test_the_map_in_a_notebook_is_light_and_left_to_the_cell(mode):
+    figure = where_we_are("attention")
+    assert figure.get_facecolor()[:3] == (1, 1, 1)
+    assert plt.get_fignums() == []

@@ -1,0 +1,354 @@
+"""The command line: train, evaluate, predict, info."""
+
+import argparse
+import hashlib
+import json
+import platform
+import shlex
+import sys
+import time
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from math import gcd
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+from tqdm import tqdm
+
+from vit_tutorial import checkpoint, plots
+from vit_tutorial.attention_maps import class_token_maps
+from vit_tutorial.data import Data, default_dataset, load
+from vit_tutorial.errors import unknown
+from vit_tutorial.model import VARIANTS, VisionTransformer, ViTConfig, variant
+from vit_tutorial.train import (
+    PRESETS,
+    Epoch,
+    Step,
+    TrainConfig,
+    default_device,
+    evaluate,
+    model_config,
+    train,
+)
+
+EXAMPLES = """examples:
+  vit-tutorial train                              MNIST, or the digits, with sensible defaults
+  vit-tutorial train --preset mnist-p4 --out runs/p4   the model that is shipped
+  vit-tutorial train --data folder:photos --image-size 64 --patch-size 8
+  vit-tutorial evaluate --weights runs/p4/model.safetensors --data mnist
+  vit-tutorial predict seven.png --maps seven_maps.png
+  vit-tutorial info B/16
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; the exit code is 0, or 2 for wrong input, or 130 after Ctrl-C."""
+    args = parser().parse_args(arguments)
+    try:
+        args.run(args)
+    except (ValueError, OSError) as error:
+        print(f"vit-tutorial: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nvit-tutorial: stopped", file=sys.stderr)
+        return 130
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands and their options."""
+    top = argparse.ArgumentParser(
+        prog="vit-tutorial",
+        description="A small Vision Transformer: train it, test it, ask it, look inside.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument(
+        "--version", action="version", version=f"vit-tutorial {version('vit-tutorial')}"
+    )
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, run: Any, about: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(
+            name, help=about, description=about, epilog=EXAMPLES,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )  # fmt: skip
+        sub.set_defaults(run=run)
+        return sub
+
+    sub = command("train", run_train, "Train a model and keep it, with curves and a picture.")
+    data_options(sub, default=None)
+    sub.add_argument("--preset", metavar="NAME", help=f"start from one of {', '.join(PRESETS)}")
+    shape = sub.add_argument_group("the model (default: the preset's)")
+    for name in ("patch-size", "layers", "hidden-size", "mlp-size", "heads"):
+        shape.add_argument(f"--{name}", type=int, metavar="N")
+    shape.add_argument("--dropout", type=float, metavar="P", help="share of activations dropped")
+    shape.add_argument("--positions", help="learned, sincos or none")
+    shape.add_argument("--pool", help="token or mean")
+    recipe = sub.add_argument_group("the recipe (default: the preset's)")
+    for name, kind in (("epochs", int), ("batch-size", int)):
+        recipe.add_argument(f"--{name}", type=kind, metavar="N")
+    for name in ("learning-rate", "weight-decay", "warmup", "gradient-clip"):
+        recipe.add_argument(f"--{name}", type=float, metavar="X")
+    recipe.add_argument("--no-augment", dest="augment", action="store_false", default=None)
+    sub.add_argument("--seed", type=int, default=0, help="of everything random (default 0)")
+    sub.add_argument("--device", help="cuda, mps or cpu (default: the first there is)")
+    sub.add_argument("--out", type=Path, metavar="DIR", help="default: runs/DATA-seedN")
+
+    sub = command("evaluate", run_evaluate, "Loss and accuracy of a model on a data set.")
+    weights_option(sub)
+    data_options(sub, default="mnist")
+    sub.add_argument("--split", default="test", choices=("train", "val", "test"))
+
+    sub = command("predict", run_predict, "The most likely classes of images.")
+    sub.add_argument("images", nargs="+", metavar="IMAGE", type=Path)
+    weights_option(sub)
+    sub.add_argument("--top", type=int, default=3, metavar="N", help="classes to print (default 3)")
+    sub.add_argument("--invert", action="store_true", help="for dark ink on light paper")
+    sub.add_argument("--maps", type=Path, metavar="OUT.png", help="draw what the class token reads")
+
+    sub = command("info", run_info, "Shapes and parameters of a published size.")
+    sub.add_argument("variant", metavar="VARIANT", help=", ".join(VARIANTS))
+    sub.add_argument("--image-size", type=int, metavar="N", help="pixels (default 224)")
+    sub.add_argument("--classes", type=int, metavar="K", help="default 1000")
+    return top
+
+
+def data_options(sub: argparse.ArgumentParser, default: str | None) -> None:
+    """Where images come from."""
+    said = default or "mnist, or digits where it cannot be had"
+    sub.add_argument(
+        "--data", default=default, metavar="NAME",
+        help=f"mnist, fashion_mnist, cifar10, digits or folder:PATH (default: {said})",
+    )  # fmt: skip
+    sub.add_argument("--root", type=Path, metavar="DIR", help="where downloaded data sets lie")
+    sub.add_argument("--image-size", type=int, metavar="N", help="resize a folder's images")
+
+
+def weights_option(sub: argparse.ArgumentParser) -> None:
+    """Which model."""
+    sub.add_argument(
+        "--weights", default="mnist", metavar="FILE",
+        help='a .safetensors file that "train" wrote, or a shipped model (default: mnist)',
+    )  # fmt: skip
+
+
+def run_train(args: argparse.Namespace) -> None:
+    """Train, and leave weights, history, curves and an attention picture in a folder."""
+    if args.preset is not None and args.preset not in PRESETS:
+        raise unknown("preset", args.preset, PRESETS)
+    if args.data is None:
+        args.data = "mnist" if (args.preset or "").startswith("mnist") else default_dataset()
+    out = (
+        args.out
+        or Path("runs") / f"{args.data.replace(':', '-').replace('/', '-')}-seed{args.seed}"
+    )
+    if (out / "model.safetensors").exists():
+        raise ValueError(f"{out} already holds a model: give another --out")
+    data = load(args.data, args.root, args.seed, args.image_size)
+    config, training = configure(args, data)
+    torch.manual_seed(args.seed)
+    device = torch.device(args.device) if args.device else default_device()
+    model = VisionTransformer(config).to(device)
+    print(f"{data.name}: {len(data.train)} images to train on, {len(data.val)} to validate")
+    rows, cols = config.grid
+    print(f"model: {rows} x {cols} patches, {count(model):,} parameters, on {device}")
+    out.mkdir(parents=True, exist_ok=True)
+    start = time.perf_counter()
+    history = follow(model, data, training, args.seed, out)
+    seconds = time.perf_counter() - start
+    test = evaluate(model, data.test)
+    record = {
+        "command": shlex.join(["vit-tutorial", *sys.argv[1:]]),
+        "seed": args.seed,
+        "data": data.name,
+        "config": asdict(config),
+        "training": asdict(training),
+        "parameters": count(model),
+        "seconds": round(seconds, 1),
+        "validation_accuracy": history[-1]["val_accuracy"],
+        "test_accuracy": test.accuracy,
+        "test_images": len(data.test),
+        "history": history,
+        **machine(device),
+        "sha256": hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest(),
+    }
+    checkpoint.write(out / "card.json", (json.dumps(record, indent=1) + "\n").encode())
+    draw_curves(history, out / "curves.png")
+    draw_attention(model.cpu(), data, out / "attention.png")
+    wrong = round((1 - test.accuracy) * len(data.test))
+    print(f"test accuracy {test.accuracy:.2%} ({wrong} of {len(data.test)} wrong), {seconds:.0f} s")
+    for name in ("model.safetensors", "card.json", "metrics.jsonl", "curves.png", "attention.png"):
+        print(f"  {out / name}")
+
+
+def configure(args: argparse.Namespace, data: Data) -> tuple[ViTConfig, TrainConfig]:
+    """The preset, changed by what the options say; P is chosen by size if the preset's is none."""
+    preset = PRESETS[args.preset or ("digits" if data.name == "digits" else "mnist")]
+    given = {name: value for name, value in vars(args).items() if value is not None}
+    shape = dict(preset.model)
+    side = gcd(*data.train.images.shape[-2:])
+    if args.preset is None and side % shape["patch_size"]:  # about eight patches a side
+        divisors = [P for P in range(1, side + 1) if side % P == 0]
+        shape["patch_size"] = min(divisors, key=lambda P: abs(P - side / 8))
+    names = (*shape, "dropout", "positions", "pool")
+    shape |= {name: given[name] for name in names if name in given}
+    recipe = {name: given[name] for name in asdict(preset.training) if name in given}
+    return model_config(data, shape), replace(preset.training, **recipe)
+
+
+def follow(
+    model: VisionTransformer, data: Data, training: TrainConfig, seed: int, out: Path
+) -> list[dict[str, float]]:
+    """Train under a progress bar; after every epoch keep the weights and one line of figures."""
+    history: list[dict[str, float]] = []
+    per_epoch = len(data.train) // training.batch_size
+    log = (out / "metrics.jsonl").open("w")
+    bar = tqdm(total=training.epochs * per_epoch * training.batch_size, unit="img", unit_scale=True)
+
+    def on_step(step: Step) -> None:
+        bar.set_postfix(loss=f"{step.loss:.3f}", accuracy=f"{step.accuracy:.1%}", refresh=False)
+        bar.update(training.batch_size)
+
+    def keep(epoch: Epoch) -> None:
+        figures = asdict(replace(epoch, state=None))  # type: ignore[arg-type]
+        figures.pop("state")
+        history.append(figures)
+        prepared = checkpoint.preprocessing(data)
+        checkpoint.save(
+            out / "model.safetensors", model, data=data.name, epoch=epoch.number,
+            preprocessing=prepared, history=history,
+        )  # fmt: skip
+        log.write(json.dumps(figures) + "\n")
+        log.flush()
+        bar.write(
+            f"epoch {epoch.number:3}: training loss {epoch.train_loss:.4f}, validation loss "
+            f"{epoch.val_loss:.4f}, accuracy {epoch.val_accuracy:.2%}, {epoch.seconds:.1f} s"
+        )
+
+    generator = torch.Generator().manual_seed(seed)
+    try:
+        with bar, log:
+            for epoch in train(model, data, training, generator, on_step=on_step):
+                keep(epoch)
+    except KeyboardInterrupt:
+        if history:
+            print(f"\nstopped; {out / 'model.safetensors'} holds epoch {len(history)}")
+        raise
+    return history
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """What a figure has to say about where it was measured."""
+    packages = ("vit-tutorial", "torch", "torchvision", "numpy")
+    return {
+        "versions": {"python": platform.python_version(), **{p: version(p) for p in packages}},
+        "machine": f"{platform.system()} {platform.machine()}, {device}",
+        "threads": torch.get_num_threads(),
+        "date": datetime.now(UTC).date().isoformat(),
+    }
+
+
+def draw_curves(history: list[dict[str, float]], path: Path) -> None:
+    """Losses above, validation accuracy below."""
+    with rc_context(plots.paper()):
+        figure = Figure(figsize=(7, 5), layout="constrained")
+        above, below = figure.subplots(2, 1, sharex=True)
+        losses = {"training": "train_loss", "validation": "val_loss"}
+        plots.show_curves(
+            above, {name: [row[key] for row in history] for name, key in losses.items()}, xlabel=""
+        )
+        accuracy = {"validation": [row["val_accuracy"] for row in history]}
+        plots.show_curves(below, accuracy, ylabel="accuracy", percent=True)
+        figure.savefig(path)
+
+
+def draw_attention(model: VisionTransformer, data: Data, path: Path) -> None:
+    """What the last block reads from the first four test images, averaged over its heads."""
+    few = data.test.images[:4].float() / 255
+    draw_maps(model, few, data.test.normalise(few), path)
+
+
+def draw_maps(model: VisionTransformer, pixels: Any, images: Any, path: Path) -> None:
+    """For every image the map of the last block's class token, all on one scale."""
+    maps = model.attention_maps(images)[:, -1].mean(dim=1)
+    maps = class_token_maps(maps, *model.config.grid)
+    with rc_context(plots.paper()):
+        figure = Figure(figsize=(1.9 * len(maps) + 1, 2.1), layout="constrained")
+        axes = figure.subplots(1, len(maps), squeeze=False)[0]
+        for i, (ax, image) in enumerate(zip(axes, pixels, strict=True)):
+            plots.show_attention(ax, image, maps[i], float(maps.max()), bar=i == len(maps) - 1)
+        figure.savefig(path)
+
+
+def run_evaluate(args: argparse.Namespace) -> None:
+    """Print accuracy and loss on one split."""
+    model, prepared = VisionTransformer.from_checkpoint(args.weights)
+    data = load(args.data, args.root, 0, args.image_size)
+    split = replace(
+        getattr(data, args.split),
+        mean=torch.tensor(prepared.mean), std=torch.tensor(prepared.std),
+    )  # fmt: skip
+    loss, accuracy = evaluate(model.to(default_device()), split)
+    wrong = round((1 - accuracy) * len(split))
+    print(
+        f"{data.name}, {args.split}: accuracy {accuracy:.2%} ({wrong} of {len(split)} wrong), "
+        f"loss {loss:.4f}"
+    )
+
+
+def run_predict(args: argparse.Namespace) -> None:
+    """Print the top classes of every image; perhaps draw what was read."""
+    model, prepared = VisionTransformer.from_checkpoint(args.weights)
+    if args.top < 1:
+        raise ValueError(f"--top must be at least 1, got {args.top}")
+    pixels = torch.cat([prepared.pixels(path) for path in args.images])
+    pixels = 1 - pixels if args.invert else pixels
+    images = prepared.normalise(pixels)
+    with torch.no_grad():
+        probabilities = model(images).softmax(dim=-1)
+    for path, row in zip(args.images, probabilities, strict=True):
+        best = row.topk(min(args.top, len(row)))
+        said = (
+            f"{prepared.classes[label]} {share:.1%}"
+            for share, label in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+        )
+        print(f"{path}: {', '.join(said)}")
+    if args.maps is not None:
+        draw_maps(model, pixels, images, args.maps)
+        print(f"what the class token reads: {args.maps}")
+
+
+def run_info(args: argparse.Namespace) -> None:
+    """Print the shapes from image to logits and the parameters of each part."""
+    given = {"image_size": args.image_size, "classes": args.classes}
+    config = variant(args.variant, **{k: v for k, v in given.items() if v is not None})
+    with torch.device("meta"):  # shapes without memory
+        model = VisionTransformer(config)
+    (H, W), (rows, cols), D = config.height_width, config.grid, config.hidden_size
+    N, P, C = rows * cols, config.patch_size, config.channels
+    T = N + 1
+    steps = [
+        ("image", f"{C} x {H} x {W}", 0),
+        ("patches", f"{N} x {C * P * P}", 0),
+        ("tokens", f"{T} x {D}", count(model.embedding)),
+        (f"{config.layers} blocks of {config.heads} heads", f"{T} x {D}", count(model.encoder)),
+        ("logits", f"{config.classes}", count(model.head)),
+    ]
+    print(f"{args.variant}, patches of {P} x {P} pixels, MLP of {config.mlp_size}")
+    for name, shape, parameters in steps:
+        print(f"  {name:<24}{shape:>16}{parameters:>16,}")
+    print(f"  {'parameters':<40}{count(model):>16,}")
+
+
+def count(module: torch.nn.Module) -> int:
+    """The number of parameters."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,57 @@
+"""Scaled dot-product attention, one head and many (Appendix A of the paper)."""
+
+import math
+
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+FUSED_FROM = 128  # tokens; on a CPU the fused kernel is slower than the products below this
+
+
+def attention_weights(
+    q: Float[Tensor, "*heads T d"], k: Float[Tensor, "*heads T d"]
+) -> Float[Tensor, "*heads T T"]:
+    """softmax(q kᵀ / √d), Equation 6: row t says how much token t reads from every token."""
+    d = q.shape[-1]
+    scores = (q / math.sqrt(d)) @ k.transpose(-2, -1)
+    return scores.softmax(dim=-1)
+
+
+def attend(
+    q: Float[Tensor, "*heads T d"], k: Float[Tensor, "*heads T d"], v: Float[Tensor, "*heads T d"]
+) -> Float[Tensor, "*heads T d"]:
+    """softmax(q kᵀ / √d) v, Equations 6 and 7, by whichever of two equal ways is faster."""
+    if q.device.type == "cpu" and q.shape[-2] < FUSED_FROM:
+        return attention_weights(q, k) @ v
+    return F.scaled_dot_product_attention(q, k, v)
+
+
+class MultiHeadSelfAttention(nn.Module):
+    """h heads of size d = D/h attend in parallel; their outputs are joined and mixed (Equation 8).
+
+    `weights` shows what each head reads; `forward` never keeps it. Both start from the same q, k.
+    Raises ValueError if h does not divide D.
+    """
+
+    def __init__(self, D: int, h: int):
+        super().__init__()
+        if h < 1 or D % h:
+            raise ValueError(f"{h} heads do not divide a hidden size of {D}")
+        self.h = h
+        self.qkv = nn.Linear(D, 3 * D)
+        self.projection = nn.Linear(D, D)
+
+    def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+        q, k, v = self.split_heads(x)
+        return self.projection(rearrange(attend(q, k, v), "B h T d -> B T (h d)"))
+
+    def weights(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B h T T"]:
+        """The attention weights of every head."""
+        q, k, _ = self.split_heads(x)
+        return attention_weights(q, k)
+
+    def split_heads(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "3 B h T d"]:
+        """q, k and v of every head, from one product (Equation 5)."""
+        return rearrange(self.qkv(x), "B T (qkv h d) -> qkv B h T d", qkv=3, h=self.h)

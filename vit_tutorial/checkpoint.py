@@ -1,0 +1,157 @@
+"""Trained models on disk: safetensors with the config inside, written whole or not at all."""
+
+import hashlib
+import json
+import os
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_bytes
+from torch import Tensor
+
+from vit_tutorial.data import Data, read_image
+from vit_tutorial.errors import unknown
+from vit_tutorial.model import VisionTransformer, ViTConfig
+
+FORMAT = "vit_tutorial 1"
+PRETRAINED = Path(__file__).parent / "pretrained"
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How an image becomes a model's input: size in pixels, mean and std of pixels in 0..1."""
+
+    height_width: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    classes: tuple[str, ...]
+
+    def pixels(self, image: Image.Image | str | Path) -> Float[Tensor, "1 C H W"]:
+        """The image, resized to the model's size, with pixels in 0..1; for drawing."""
+        image = image if isinstance(image, Image.Image) else read_image(image)
+        image = image.convert("L" if len(self.mean) == 1 else "RGB")
+        H, W = self.height_width
+        if image.size != (W, H):
+            image = image.resize((W, H), Image.Resampling.BICUBIC)
+        array = np.asarray(image, dtype=np.float32).reshape(H, W, -1) / 255
+        return torch.from_numpy(array).permute(2, 0, 1)[None]
+
+    def normalise(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+        """Pixels in 0..1 to what the model was trained on."""
+        mean, std = (torch.tensor(x).to(images).view(-1, 1, 1) for x in (self.mean, self.std))
+        return (images - mean) / std
+
+    def __call__(self, image: Image.Image | str | Path) -> Float[Tensor, "1 C H W"]:
+        """A batch of one, ready for the model; ValueError names an unreadable file."""
+        return self.normalise(self.pixels(image))
+
+
+def preprocessing(data: Data) -> Preprocessing:
+    """The preprocessing that batches of `data` get."""
+    H, W = data.train.images.shape[-2:]
+    mean, std = tuple(data.train.mean.tolist()), tuple(data.train.std.tolist())
+    return Preprocessing((H, W), mean, std, tuple(data.classes))
+
+
+def save(path: str | Path, model: VisionTransformer, **more: Any) -> None:
+    """Write weights, config and `more` (anything JSON can hold; a Preprocessing too) to one file.
+
+    The file is written under another name, flushed to disk, and only then renamed: whatever
+    happens, `path` holds either the old checkpoint or the new one.
+    """
+    more = {k: asdict(v) if isinstance(v, Preprocessing) else v for k, v in more.items()}
+    header = {
+        "format": FORMAT,
+        "config": json.dumps(asdict(model.config)),
+        "more": json.dumps(more),
+    }
+    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    write(path, to_bytes(tensors, header))
+
+
+def write(path: str | Path, content: bytes) -> None:
+    """Replace a file in one step, so that it is never half-written."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def load(path: str | Path) -> tuple[VisionTransformer, dict[str, Any]]:
+    """The model, in eval mode on the CPU, and what else was saved with it.
+
+    Raises ValueError for a missing, damaged or foreign file, and for tensors that do not fit the
+    config: nothing is guessed, nothing is unpickled.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"no such checkpoint: {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
+    if header.get("format") != FORMAT:
+        raise ValueError(f"{path} has format {header.get('format')!r}, expected {FORMAT!r}")
+    config = json.loads(header["config"])
+    if isinstance(config["image_size"], list):
+        config["image_size"] = tuple(config["image_size"])
+    model = VisionTransformer(ViTConfig(**config))
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise ValueError(f"the tensors in {path} do not fit its config: {error}") from error
+    more = json.loads(header["more"])
+    if "preprocessing" in more:
+        parts = more["preprocessing"]
+        more["preprocessing"] = Preprocessing(**{k: tuple(v) for k, v in parts.items()})
+    return model.eval(), more
+
+
+def pretrained_card(name: str) -> dict[str, Any]:
+    """How a shipped model was made: command, seed, versions, seconds, accuracies, SHA-256."""
+    known = sorted(path.stem for path in PRETRAINED.glob("*.json"))
+    if name not in known:
+        raise unknown("pretrained model", name, known)
+    return json.loads((PRETRAINED / f"{name}.json").read_text())
+
+
+def pretrained_path(name: str) -> Path:
+    """The file of a shipped model; ValueError if its bytes are not those that the card states."""
+    card, path = pretrained_card(name), PRETRAINED / f"{name}.safetensors"
+    found = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "no file"
+    if found != card["sha256"]:
+        raise ValueError(f"{path} is damaged: SHA-256 {found}, the card says {card['sha256']}")
+    return path
+
+
+def load_pretrained(name: str) -> VisionTransformer:
+    """A trained model that comes with the package, in eval mode: "mnist"."""
+    return load(pretrained_path(name))[0]
+
+
+def from_checkpoint(name: str | Path) -> tuple[VisionTransformer, Preprocessing]:
+    """A model in eval mode and its preprocessing, from a file or a shipped model's name."""
+    is_file = Path(name).suffix == ".safetensors" or Path(name).exists()
+    path = Path(name) if is_file else pretrained_path(str(name))
+    model, more = load(path)
+    if "preprocessing" not in more:
+        raise ValueError(f"{path} does not say how its images are prepared")
+    return model, more["preprocessing"]

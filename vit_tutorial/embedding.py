@@ -1,0 +1,62 @@
+"""Equation 1 of the paper: patches, a class token, and positions."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vit_tutorial.patches import patchify
+from vit_tutorial.positions import sincos_positions
+
+
+class PatchEmbedding(nn.Module):
+    """Map every patch to a token: x_p E in Equation 1, the same matrix E for all patches."""
+
+    def __init__(self, P: int, C: int, D: int):
+        super().__init__()
+        self.P = P
+        self.projection = nn.Linear(C * P * P, D)
+
+    def forward(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B N D"]:
+        return self.projection(patchify(images, self.P))
+
+
+class Embedding(nn.Module):
+    """[x_class; x¹E; …; xᴺE] + E_pos (Equation 1): an image becomes T = N + 1 tokens.
+
+    The class token comes first; without it (`class_token=False`) T = N. `positions` are "learned",
+    "sincos" (fixed; zero for the class token) or "none". `image_size` is H = W or (H, W).
+    `forward` raises ValueError for an image of another shape.
+    """
+
+    def __init__(
+        self,
+        image_size: int | tuple[int, int],
+        P: int,
+        C: int,
+        D: int,
+        dropout: float = 0.0,
+        positions: str = "learned",
+        class_token: bool = True,
+    ):
+        super().__init__()
+        H, W = (image_size, image_size) if isinstance(image_size, int) else image_size
+        self.image_shape = (C, H, W)
+        self.patches = PatchEmbedding(P, C, D)
+        self.class_token = nn.Parameter(torch.zeros(1, 1, D)) if class_token else None
+        table = torch.zeros(1, class_token + (H // P) * (W // P), D)
+        if positions == "learned":
+            self.positions = nn.Parameter(nn.init.normal_(table, std=0.02))
+        else:  # a constant, which moves with the module but is not trained and need not be saved
+            if positions == "sincos":
+                table[0, int(class_token) :] = sincos_positions(H // P, W // P, D)
+            self.register_buffer("positions", table, persistent=False)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B T D"]:
+        if images.shape[1:] != self.image_shape:
+            got = tuple(images.shape[1:])
+            raise ValueError(f"expected images of shape (C, H, W) = {self.image_shape}, got {got}")
+        tokens = self.patches(images)
+        if self.class_token is not None:
+            tokens = torch.cat([self.class_token.expand(len(images), -1, -1), tokens], dim=1)
+        return self.dropout(tokens + self.positions)
