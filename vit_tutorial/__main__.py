@@ -47,7 +47,9 @@ EXAMPLES = """examples:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; the exit code is 0, or 2 for wrong input, or 130 after Ctrl-C."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     args = parser().parse_args(arguments)
+    args.command = shlex.join(["vit-tutorial", *arguments])
     try:
         args.run(args)
     except (ValueError, OSError) as error:
@@ -152,7 +154,7 @@ def run_train(args: argparse.Namespace) -> None:
     data = load(args.data, args.root, args.seed, args.image_size)
     config, training = configure(args, data)
     torch.manual_seed(args.seed)
-    device = torch.device(args.device) if args.device else default_device()
+    device = chosen_device(args.device)
     model = VisionTransformer(config).to(device)
     print(f"{data.name}: {len(data.train)} images to train on, {len(data.val)} to validate")
     rows, cols = config.grid
@@ -163,7 +165,7 @@ def run_train(args: argparse.Namespace) -> None:
     seconds = time.perf_counter() - start
     test = evaluate(model, data.test)
     record = {
-        "command": shlex.join(["vit-tutorial", *sys.argv[1:]]),
+        "command": args.command,
         "seed": args.seed,
         "data": data.name,
         "config": asdict(config),
@@ -199,6 +201,14 @@ def configure(args: argparse.Namespace, data: Data) -> tuple[ViTConfig, TrainCon
     shape |= {name: given[name] for name in names if name in given}
     recipe = {name: given[name] for name in asdict(preset.training) if name in given}
     return model_config(data, shape), replace(preset.training, **recipe)
+
+
+def chosen_device(name: str | None) -> torch.device:
+    """The device asked for, tried out, or the first there is; ValueError if it cannot be used."""
+    try:
+        return torch.zeros(1, device=name).device if name else default_device()
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"cannot use the device {name!r}: {str(error).splitlines()[0]}") from error
 
 
 def follow(

@@ -110,18 +110,19 @@ def load(path: str | Path) -> tuple[VisionTransformer, dict[str, Any]]:
         raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
     if header.get("format") != FORMAT:
         raise ValueError(f"{path} has format {header.get('format')!r}, expected {FORMAT!r}")
-    config = json.loads(header["config"])
-    if isinstance(config["image_size"], list):
-        config["image_size"] = tuple(config["image_size"])
-    model = VisionTransformer(ViTConfig(**config))
     try:
+        config, more = json.loads(header["config"]), json.loads(header["more"])
+        if isinstance(config["image_size"], list):
+            config["image_size"] = tuple(config["image_size"])
+        model = VisionTransformer(ViTConfig(**config))
         model.load_state_dict(tensors)
+        if "preprocessing" in more:
+            parts = more["preprocessing"]
+            more["preprocessing"] = Preprocessing(**{k: tuple(v) for k, v in parts.items()})
     except RuntimeError as error:
         raise ValueError(f"the tensors in {path} do not fit its config: {error}") from error
-    more = json.loads(header["more"])
-    if "preprocessing" in more:
-        parts = more["preprocessing"]
-        more["preprocessing"] = Preprocessing(**{k: tuple(v) for k, v in parts.items()})
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"the header of {path} is damaged: {error}") from error
     return model.eval(), more
 
 
@@ -149,7 +150,7 @@ def load_pretrained(name: str) -> VisionTransformer:
 
 def from_checkpoint(name: str | Path) -> tuple[VisionTransformer, Preprocessing]:
     """A model in eval mode and its preprocessing, from a file or a shipped model's name."""
-    is_file = Path(name).suffix == ".safetensors" or Path(name).exists()
+    is_file = Path(name).suffix == ".safetensors" or Path(name).is_file()
     path = Path(name) if is_file else pretrained_path(str(name))
     model, more = load(path)
     if "preprocessing" not in more:

@@ -104,7 +104,7 @@ def load(
     folder = data_root(root)
     try:
         parts = [fetch(source, folder, train) for train in (True, False)]
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, ValueError, AssertionError) as error:
         raise ValueError(
             f"{name} is neither in {folder} nor could it be fetched ({error}). Put it there as "
             f'torchvision.datasets expects it, set VIT_TUTORIAL_DATA, or use load("digits").'
@@ -129,7 +129,7 @@ def default_dataset() -> str:
         return "digits"
     try:
         fetch(datasets.MNIST, data_root(), train=True)
-    except (OSError, RuntimeError):
+    except (OSError, RuntimeError, ValueError, AssertionError):
         print(
             "Note: MNIST is not here and could not be fetched, so scikit-learn's 1,797 digits "
             "stand in for it. Figures will differ from the book's."
@@ -203,7 +203,8 @@ def class_folders(folder: Path) -> list[str]:
     """The names of the sub-folders, sorted; ValueError if there are none."""
     if not folder.is_dir():
         raise ValueError(f"no such folder: {folder}")
-    names = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    folders = (path for path in folder.iterdir() if path.is_dir())
+    names = sorted(path.name for path in folders if not path.name.startswith("."))
     if not names:
         raise ValueError(f"{folder} is empty: expected one sub-folder of images for each class")
     return names
@@ -228,7 +229,7 @@ def read_images(
             f"{paths[odd]} has {images[odd].size} pixels, {paths[0]} has {images[0].size}: "
             "give an image size to bring all to one"
         )
-    mode = "L" if all(image.mode in ("1", "L", "I;16") for image in images) else "RGB"
+    mode = "L" if all(image.mode in ("1", "L") for image in images) else "RGB"
     H, W = (image_size, image_size) if isinstance(image_size, int) else image_size or (0, 0)
     arrays = []
     for image in images:
@@ -243,6 +244,8 @@ def read_image(path: str | Path) -> Image.Image:
     try:
         with Image.open(path) as image:
             image.load()
+            if image.mode.startswith("I"):  # 16 bits; `convert` would cut at 255, so scale first
+                return Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
             return image
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"cannot read the image {path}: {error}") from error

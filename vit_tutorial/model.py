@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -51,7 +52,9 @@ class ViTConfig:
         if self.positions not in ("learned", "sincos", "none"):
             raise unknown("positions", self.positions, ("learned", "sincos", "none"))
         if self.positions == "sincos" and (self.hidden_size % 4 or self.hidden_size < 8):
-            raise ValueError(f"sincos needs hidden_size in multiples of 4, got {self.hidden_size}")
+            raise ValueError(
+                f"sincos needs hidden_size to be a multiple of 4 from 8 on, got {self.hidden_size}"
+            )
         if self.pool not in ("token", "mean"):
             raise unknown("pool", self.pool, ("token", "mean"))
         if self.classes < 0 or (not self.classes and self.representation_size):
@@ -101,7 +104,7 @@ class VisionTransformer(nn.Module):
         return self.encoder.attention_maps(self.embedding(images))
 
     @classmethod
-    def from_checkpoint(cls, name: str) -> "tuple[VisionTransformer, Preprocessing]":
+    def from_checkpoint(cls, name: str | Path) -> "tuple[VisionTransformer, Preprocessing]":
         """A model in eval mode and how its images are prepared, from a file or a shipped name."""
         from vit_tutorial import checkpoint
 

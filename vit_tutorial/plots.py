@@ -310,13 +310,15 @@ def show_matrix(
     column_labels: Sequence[object],
     numbers: bool = True,
     form: str = ".2f",
+    scale: float | int | None = None,
 ) -> Axes:
     """A small matrix with its numbers, on attention's scale; on the signed one if any is below 0.
 
-    Raises ValueError unless there is one label for each row and each column.
+    `scale` is the value of the darkest colour: give matrices that are compared the same one. Raises
+    ValueError unless there is one label for each row and each column.
     """
     values = numbers_of(matrix)
-    scale, signed = float(np.abs(values).max()) or 1.0, bool(values.min() < 0)
+    scale, signed = scale or float(np.abs(values).max()) or 1.0, bool(values.min() < 0)
     shown = ax.imshow(values, cmap=amounts(signed), vmin=-scale if signed else 0, vmax=scale)
     label_cells(ax, values.shape, row_labels, column_labels)
     for (row, col), value in np.ndenumerate(values if numbers else np.zeros((0, 0))):

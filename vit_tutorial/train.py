@@ -110,17 +110,25 @@ def train(
             loss, accuracy = train_step(model, optimizer, batch, rate, config.gradient_clip)
             if not loss.isfinite():
                 restore(model, optimizer, generator, last)
-                raise ValueError(
-                    f"the loss became {loss.item()} at step {step} (learning rate {rate:.2g}); "
-                    f"the model is back where epoch {last.epoch} left it. Try a lower rate."
-                )
+                raise diverged(loss.item(), step, rate, last.epoch)
             losses.append(loss)
             if on_step is not None:
                 on_step(Step(step, config.epochs * per_epoch, loss.item(), accuracy.item()))
         val = evaluate(model, data.val)
+        if not math.isfinite(val.loss):  # the last update broke what was finite before it
+            restore(model, optimizer, generator, last)
+            raise diverged(val.loss, step, rate, last.epoch)
         last = snapshot(number, model, optimizer, generator)
         seconds = time.perf_counter() - start
         yield Epoch(number, torch.stack(losses).mean().item(), *val, seconds, last)
+
+
+def diverged(loss: float, step: int, rate: float, epoch: int) -> ValueError:
+    """The error for a loss that is not finite, to be raised once the model is put back."""
+    return ValueError(
+        f"the loss became {loss} at step {step} (learning rate {rate:.2g}); "
+        f"the model is back where epoch {epoch} left it. Try a lower rate."
+    )
 
 
 def train_step(
@@ -135,6 +143,7 @@ def train_step(
     for group in optimizer.param_groups:
         group["lr"] = rate
     logits = model(images)
+    check_labels(labels, logits.shape[1])
     loss = F.cross_entropy(logits, labels)  # softmax is inside
     optimizer.zero_grad()
     loss.backward()
@@ -200,8 +209,8 @@ def evaluate(model: nn.Module, split: Split, batch_size: int = 1000) -> Metrics:
     logits = predictions(model, split, batch_size)
     check_labels(split.labels, logits.shape[1])
     labels = split.labels.to(logits.device)
-    accuracy = (logits.argmax(dim=1) == labels).double().mean().item()
-    return Metrics(F.cross_entropy(logits, labels).item(), accuracy)
+    right = (logits.argmax(dim=1) == labels).sum().item()
+    return Metrics(F.cross_entropy(logits, labels).item(), right / len(labels))
 
 
 class Preset(NamedTuple):

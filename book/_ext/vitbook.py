@@ -3,13 +3,15 @@
 1. "Where we are": the picture of the whole model is drawn for light and dark pages and for wide
    and narrow ones, and stands in for the one light picture that a notebook can store.
 2. MathJax comes with the book, from the package sphinx-mathjax-offline: no page asks a third party.
-3. Buttons that lead to the repository are left out as long as it has no public address.
-4. The reference lists every `forward`, for the shapes in its signature.
-5. Scripts that sphinx-thebe 0.3 adds twice, with an error in every browser, are dropped.
+3. Figures appear at half their stored pixels: they are stored at twice the size, for sharpness.
+4. Buttons that lead to the repository are left out as long as it has no public address.
+5. The reference lists every `forward`, for the shapes in its signature.
+6. Scripts that sphinx-thebe 0.3 adds twice, with an error in every browser, are dropped.
 """
 
 from __future__ import annotations
 
+import base64
 import importlib.util
 import json
 import shutil
@@ -81,7 +83,17 @@ def show_maps(app: Any, docname: str, source: list[str]) -> None:
             cell.update(cell_type="markdown", metadata={}, source=markdown)
             cell.pop("outputs", None)
             cell.pop("execution_count", None)
+        for output in cell.get("outputs", []):
+            if "image/png" in output.get("data", {}):
+                image = cell["metadata"].setdefault("mystnb", {}).setdefault("image", {})
+                image.setdefault("width", f"{png_width(output['data']['image/png']) // 2}px")
     source[0] = json.dumps(notebook)
+
+
+def png_width(encoded: str | list[str]) -> int:
+    """The width in pixels, which a PNG states in bytes 16 to 20; figures are stored at twice it."""
+    head = base64.b64decode("".join(encoded)[:32])
+    return int.from_bytes(head[16:20], "big")
 
 
 def configure(app: Any, config: Any) -> None:

@@ -1,0 +1,542 @@
+"""Data sets are held whole, split without overlap, and normalised by their own statistics."""
+
+import pickle
+import struct
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+from torch.testing import assert_close
+
+from vit_tutorial import data
+from vit_tutorial.data import (
+    Data,
+    Split,
+    as_bytes,
+    batches,
+    data_root,
+    default_dataset,
+    digits,
+    load,
+    random_affine,
+)
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def draw(*shape):
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+def split_of(images, labels=None):
+    labels = torch.arange(len(images)) if labels is None else labels
+    return Split(images, labels, torch.zeros(images.shape[1]), torch.ones(images.shape[1]))
+
+
+def each_image(split):
+    return {image.numpy().tobytes() for image in split.images}
+
+
+def write_mnist(root, name="MNIST", train=240, test=40, top=10):
+    """MNIST's four files, as its authors lay them out, with random pixels."""
+    folder = root / name / "raw"
+    folder.mkdir(parents=True)
+    for half, count in (("train", train), ("t10k", test)):
+        images, labels = draw(count, 28, 28), np.arange(count, dtype=np.uint8) % top
+        head = struct.pack(">4B3I", 0, 0, 8, 3, count, 28, 28)
+        (folder / f"{half}-images-idx3-ubyte").write_bytes(head + images.tobytes())
+        head = struct.pack(">4BI", 0, 0, 8, 1, count)
+        (folder / f"{half}-labels-idx1-ubyte").write_bytes(head + labels.tobytes())
+    return folder
+
+
+def write_folder(root, classes=("cat", "dog"), count=6, mode="RGB", size=(6, 4)):
+    """A folder of pictures, each of one colour of its own."""
+    for label, name in enumerate(classes):
+        (root / name).mkdir(parents=True)
+        for i in range(count):
+            level = 100 * label + 10 * i
+            colour = level if mode == "L" else (level, 255 - level, i)
+            Image.new(mode, size, colour).save(root / name / f"{i}.png")
+    return f"folder:{root}"
+
+
+@pytest.fixture(scope="module")
+def embedded():
+    return load("digits")
+
+
+# ---- the embedded digits
+
+
+def test_digits_are_scikit_learns_in_the_same_order():
+    images, labels = digits()
+    pixels, expected = load_digits(return_X_y=True)
+    assert images.shape == (1797, 1, 28, 28)
+    assert labels.tolist() == expected.tolist()
+    ink = images.double().sum(dim=(1, 2, 3)).numpy() / 255
+    assert np.corrcoef(ink, pixels.sum(axis=1))[0, 1] > 0.99
+
+
+def test_digits_are_laid_out_as_mnist_is():
+    images = digits()[0][:, 0].double()
+    places = torch.arange(28.0).double()
+    for axis in (1, 2):
+        profile = images.sum(dim=3 - axis)
+        centre = (profile @ places) / profile.sum(dim=1)
+        assert (centre - 13.5).abs().max() <= 1  # the centre of mass is in the middle, to a pixel
+        first = (profile > 0).double().argmax(dim=1)
+        last = 27 - (profile.flip(1) > 0).double().argmax(dim=1)
+        assert (last - first < 20).all()  # and the ink in a box of 20 x 20
+
+
+def test_digits_fall_into_three_parts_that_share_no_image(embedded):
+    assert [len(s) for s in (embedded.train, embedded.val, embedded.test)] == [1318, 119, 360]
+    assert embedded.classes == list("0123456789")
+    drawn = [each_image(part) for part in (embedded.train, embedded.val, embedded.test)]
+    whole = each_image(split_of(digits()[0]))
+    assert drawn[0] | drawn[1] | drawn[2] == whole
+    assert sum(map(len, drawn)) == len(whole)
+
+
+def test_an_image_keeps_its_label(embedded):
+    images, labels = digits()
+    of = {image.numpy().tobytes(): label for image, label in zip(images, labels, strict=True)}
+    for part in (embedded.train, embedded.val, embedded.test):
+        for image, label in zip(part.images, part.labels, strict=True):
+            assert of[image.numpy().tobytes()] == label
+
+
+def test_the_seed_picks_the_validation_images_and_nothing_else(embedded):
+    again, other = load("digits", seed=0), load("digits", seed=1)
+    assert torch.equal(again.val.images, embedded.val.images)
+    assert torch.equal(again.train.images, embedded.train.images)
+    assert not torch.equal(other.val.images, embedded.val.images)
+    assert torch.equal(other.test.images, embedded.test.images)
+    assert torch.equal(other.test.labels, embedded.test.labels)
+
+
+def test_mean_and_std_are_those_of_the_training_pixels(embedded):
+    pixels = embedded.train.images.numpy().astype(np.float64) / 255
+    for part in (embedded.train, embedded.val, embedded.test):
+        assert part.mean.tolist() == pytest.approx([pixels.mean()], rel=1e-6)
+        assert part.std.tolist() == pytest.approx([pixels.std()], rel=1e-6)
+
+
+def test_normalised_training_images_have_mean_0_and_standard_deviation_1(embedded):
+    images = torch.cat([images for images, _ in batches(embedded.train, 500, None)])
+    assert_close(images.mean().item(), 0.0, atol=1e-5, rtol=0)
+    assert_close(images.std(correction=0).item(), 1.0, atol=1e-5, rtol=0)
+
+
+def test_loading_leaves_the_callers_random_numbers_alone():
+    before = torch.get_rng_state()
+    load("digits", seed=3)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+# ---- data sets in files
+
+
+@pytest.mark.parametrize(
+    ("name", "folder"), [("mnist", "MNIST"), ("fashion_mnist", "FashionMNIST")]
+)
+def test_mnists_files_are_read_and_split(tmp_path, name, folder):
+    write_mnist(tmp_path, folder)
+    loaded = load(name, root=tmp_path)
+    assert [len(s) for s in (loaded.train, loaded.val, loaded.test)] == [220, 20, 40]
+    assert torch.equal(loaded.test.images[:, 0], torch.from_numpy(draw(40, 28, 28)))
+    assert loaded.test.labels.tolist() == [i % 10 for i in range(40)]
+    drawn = each_image(loaded.train) | each_image(loaded.val)
+    assert drawn == {image.tobytes() for image in draw(240, 28, 28)}
+    assert loaded.classes[0] == ("0" if name == "mnist" else "T-shirt/top")
+    assert len(loaded.classes) == 10
+
+
+def test_of_60000_training_images_5000_are_for_validation():
+    images = torch.zeros(60000, 1, 1, 1, dtype=torch.uint8)
+    labels = torch.arange(60000) % 10
+    test = (images[:10], labels[:10])
+    parts = data.split_off_validation("mnist", (images, labels), test, list("0123456789"), 0)
+    assert [len(s) for s in (parts.train, parts.val, parts.test)] == [55000, 5000, 10]
+
+
+def test_cifars_files_are_read_with_colour_first_and_statistics_per_channel(tmp_path, monkeypatch):
+    folder = tmp_path / data.datasets.CIFAR10.base_folder
+    folder.mkdir()
+    pixels = draw(240, 3 * 32 * 32)
+    pixels[:, 1024:2048] //= 4  # dark greens
+    for name, part in (("train", pixels[:200]), ("test", pixels[200:])):
+        record = {"data": part, "labels": [i % 10 for i in range(len(part))]}
+        (folder / name).write_bytes(pickle.dumps(record))
+    (folder / "meta").write_bytes(pickle.dumps({"label_names": [*"abcdefghij"]}))
+    meta = {"filename": "meta", "key": "label_names", "md5": None}
+    for attribute, value in (
+        ("train_list", [["train", None]]), ("test_list", [["test", None]]), ("meta", meta)
+    ):  # fmt: skip
+        monkeypatch.setattr(data.datasets.CIFAR10, attribute, value)
+    loaded = load("cifar10", root=tmp_path)
+    assert loaded.train.images.shape == (184, 3, 32, 32)
+    assert torch.equal(loaded.test.images, torch.from_numpy(pixels[200:]).view(-1, 3, 32, 32))
+    assert loaded.classes == [*"abcdefghij"]
+    by_numpy = loaded.train.images.numpy().astype(np.float64) / 255
+    assert loaded.train.mean.tolist() == pytest.approx(by_numpy.mean(axis=(0, 2, 3)), rel=1e-6)
+    assert loaded.train.std.tolist() == pytest.approx(by_numpy.std(axis=(0, 2, 3)), rel=1e-6)
+
+
+def test_bytes_stay_bytes_with_channels_in_front():
+    grey, colour = torch.from_numpy(draw(2, 4, 5)), draw(2, 4, 5, 3)
+    assert torch.equal(as_bytes(grey)[:, 0], grey)
+    for c in range(3):
+        assert torch.equal(as_bytes(colour)[:, c], torch.from_numpy(colour[..., c]))
+
+
+def test_mnist_that_is_neither_here_nor_to_be_fetched_is_refused_with_a_way_out(tmp_path, capsys):
+    with pytest.raises(
+        ValueError, match=r"mnist is neither in .* nor could it be fetched"
+    ) as error:
+        load("mnist", root=tmp_path)
+    for help_ in (str(tmp_path), "VIT_TUTORIAL_DATA", 'load("digits")'):
+        assert help_ in str(error.value)
+    assert f"fetching MNIST into {tmp_path}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("bad", [b"", b"hello", b"\0\0\x08\x03", None])
+def test_damaged_files_are_refused_with_the_folder(tmp_path, bad):
+    file = write_mnist(tmp_path) / "train-images-idx3-ubyte"
+    file.write_bytes(file.read_bytes()[:-100] if bad is None else bad)
+    with pytest.raises(ValueError, match=f"mnist is neither in {tmp_path}"):
+        load("mnist", root=tmp_path)
+
+
+def test_waiting_for_the_network_has_an_end_and_the_callers_timeout_comes_back(tmp_path):
+    patience = []
+
+    class Slow(data.datasets.VisionDataset):
+        def __init__(self, root, train, download):
+            patience.append(data.socket.getdefaulttimeout())
+            raise RuntimeError("not found")
+
+    with pytest.raises(RuntimeError):
+        data.fetch(Slow, tmp_path, train=True)
+    assert patience == [None, 10]
+    assert data.socket.getdefaulttimeout() is None
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [("mnsit", "'mnist'"), ("fashion-mnist", "'fashion_mnist'"), ("CIFAR10", "'cifar10'"),
+     ("folder", "'folder:PATH'"), ("folders", "'folder:PATH'")],
+)  # fmt: skip
+def test_an_unknown_data_set_is_refused_with_the_nearest_names(name, nearest):
+    with pytest.raises(ValueError, match=f"unknown data set '{name}'; did you mean .*{nearest}"):
+        load(name)
+
+
+@pytest.mark.parametrize("size", [32, (32, 48)])
+def test_only_a_folders_images_can_be_resized(size):
+    with pytest.raises(ValueError, match=r"image_size=.*32.* is for folders; digits"):
+        load("digits", image_size=size)
+
+
+def test_data_lie_where_the_caller_says_else_the_environment_else_in_the_cache(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setenv("VIT_TUTORIAL_DATA", str(tmp_path / "environment"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert data_root(tmp_path) == tmp_path
+    assert data_root() == tmp_path / "environment"
+    monkeypatch.delenv("VIT_TUTORIAL_DATA")
+    assert data_root() == tmp_path / "cache" / "vit_tutorial"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert data_root().parts[-2:] == (".cache", "vit_tutorial")
+    assert data_root().is_absolute()
+
+
+# ---- which data set stands in for none
+
+
+def test_with_the_quick_budget_the_default_is_the_digits(tmp_path, monkeypatch):
+    write_mnist(tmp_path)
+    monkeypatch.setenv("VIT_TUTORIAL_DATA", str(tmp_path))
+    monkeypatch.setenv("VIT_TUTORIAL_BUDGET", "quick")
+    assert default_dataset() == "digits"
+
+
+def test_where_mnist_is_at_hand_it_is_the_default(tmp_path, monkeypatch, capsys):
+    write_mnist(tmp_path)
+    monkeypatch.setenv("VIT_TUTORIAL_DATA", str(tmp_path))
+    monkeypatch.delenv("VIT_TUTORIAL_BUDGET")
+    assert default_dataset() == "mnist"
+    assert capsys.readouterr().out == ""
+
+
+def test_without_mnist_and_network_the_default_is_the_digits_and_says_so(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("VIT_TUTORIAL_DATA", str(tmp_path))
+    monkeypatch.delenv("VIT_TUTORIAL_BUDGET")
+    assert default_dataset() == "digits"
+    assert "1,797 digits stand in" in capsys.readouterr().out
+
+
+def test_real_mnist_is_split_as_the_book_says(real_data):
+    loaded = load("mnist")
+    assert [len(s) for s in (loaded.train, loaded.val, loaded.test)] == [55000, 5000, 10000]
+    assert loaded.train.mean.item() == pytest.approx(0.1307, abs=1e-3)  # as everyone finds
+    assert loaded.train.std.item() == pytest.approx(0.3081, abs=1e-3)
+
+
+# ---- a user's own folder
+
+
+def test_a_folder_of_class_folders_is_a_data_set(tmp_path):
+    loaded = load(write_folder(tmp_path))
+    assert loaded.classes == ["cat", "dog"]
+    assert loaded.train.images.shape[1:] == (3, 4, 6)  # (C H W)
+    assert [len(s) for s in (loaded.train, loaded.val, loaded.test)] == [9, 1, 2]
+    for part in (loaded.train, loaded.val, loaded.test):
+        for image, label in zip(part.images, part.labels, strict=True):
+            red, green, i = image[:, 0, 0].tolist()
+            assert red == 100 * label + 10 * i
+            assert green == 255 - red
+
+
+def test_grey_images_have_one_channel(tmp_path):
+    loaded = load(write_folder(tmp_path, mode="L"))
+    assert loaded.train.images.shape[1:] == (1, 4, 6)
+
+
+def test_grey_images_among_coloured_ones_are_made_colour(tmp_path):
+    write_folder(tmp_path)
+    Image.new("L", (6, 4), 77).save(tmp_path / "cat" / "grey.png")
+    loaded = load(f"folder:{tmp_path}")
+    everything = torch.cat([loaded.train.images, loaded.val.images, loaded.test.images])
+    assert (everything == 77).all(dim=1).all(dim=1).all(dim=1).sum() == 1
+
+
+def test_grey_levels_of_16_bits_are_scaled_not_cut_off(tmp_path):
+    write_folder(tmp_path, classes=("dark",), mode="L")
+    (tmp_path / "steep").mkdir()
+    for i in range(6):
+        steps = np.array([[0, 256, 30000, 65535]], dtype=np.uint16).repeat(4, axis=0)
+        Image.fromarray(steps).resize((6, 4), Image.Resampling.NEAREST).save(
+            tmp_path / "steep" / f"{i}.png"
+        )
+    loaded = load(f"folder:{tmp_path}")
+    steep = loaded.train.images[loaded.train.labels == 1]
+    assert sorted(set(steep.flatten().tolist())) == [0, 1, 117, 255]
+
+
+def test_train_and_test_folders_stay_apart(tmp_path):
+    write_folder(tmp_path / "train", count=12)
+    write_folder(tmp_path / "test", count=3, mode="L")
+    loaded = load(f"folder:{tmp_path}")
+    assert [len(s) for s in (loaded.train, loaded.val, loaded.test)] == [22, 2, 6]
+    levels = loaded.test.images[:, :, 0, 0].tolist()  # grey, in as many channels as the others
+    assert levels == [[v] * 3 for v in (0, 10, 20, 100, 110, 120)]
+    assert loaded.test.labels.tolist() == [0, 0, 0, 1, 1, 1]
+
+
+@pytest.mark.parametrize(("size", "shape"), [(8, (8, 8)), ((8, 12), (8, 12))])
+def test_images_of_many_sizes_are_brought_to_one(tmp_path, size, shape):
+    write_folder(tmp_path)
+    Image.new("RGB", (9, 9), (1, 2, 3)).save(tmp_path / "cat" / "odd.png")
+    assert load(f"folder:{tmp_path}", image_size=size).train.images.shape[-2:] == shape
+
+
+def test_images_of_many_sizes_are_refused_if_no_size_is_given(tmp_path):
+    write_folder(tmp_path)
+    Image.new("RGB", (9, 7)).save(tmp_path / "cat" / "odd.png")
+    with pytest.raises(ValueError, match=r"odd.png has \(9, 7\) pixels, .*0.png has \(6, 4\)"):
+        load(f"folder:{tmp_path}")
+
+
+def test_the_seed_draws_the_test_images_of_a_folder(tmp_path):
+    name = write_folder(tmp_path, count=20)
+    assert torch.equal(load(name, seed=1).test.images, load(name, seed=1).test.images)
+    assert not torch.equal(load(name, seed=1).test.images, load(name, seed=2).test.images)
+    loaded = load(name)
+    parts = [each_image(part) for part in (loaded.train, loaded.val, loaded.test)]
+    assert len(parts[0] | parts[1] | parts[2]) == sum(map(len, parts)) == 40
+
+
+def test_hidden_folders_are_no_classes(tmp_path):
+    name = write_folder(tmp_path)
+    (tmp_path / ".ipynb_checkpoints").mkdir()
+    assert load(name).classes == ["cat", "dog"]
+
+
+def test_files_that_are_no_images_are_passed_over(tmp_path):
+    name = write_folder(tmp_path)
+    (tmp_path / "cat" / "notes.txt").write_text("hello")
+    assert sum(len(s) for s in (load(name).train, load(name).val, load(name).test)) == 12
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"no such folder: .*nowhere"):
+        load(f"folder:{tmp_path / 'nowhere'}")
+
+
+def test_an_empty_folder_is_named(tmp_path):
+    with pytest.raises(ValueError, match=f"{tmp_path} is empty"):
+        load(f"folder:{tmp_path}")
+
+
+def test_a_class_without_images_is_named(tmp_path):
+    write_folder(tmp_path)
+    (tmp_path / "emu").mkdir()
+    with pytest.raises(ValueError, match=r"no images in .*emu"):
+        load(f"folder:{tmp_path}")
+
+
+@pytest.mark.parametrize("content", [b"", b"no picture", None])
+def test_an_unreadable_image_is_named(tmp_path, content):
+    write_folder(tmp_path)
+    image = tmp_path / "dog" / "3.png"
+    image.write_bytes(image.read_bytes()[:40] if content is None else content)
+    with pytest.raises(ValueError, match=r"cannot read the image .*dog.3\.png"):
+        load(f"folder:{tmp_path}")
+
+
+def test_train_and_test_of_other_classes_are_refused(tmp_path):
+    write_folder(tmp_path / "train")
+    write_folder(tmp_path / "test", classes=("cat", "emu"))
+    with pytest.raises(ValueError, match=r"train and .*test do not hold the same classes"):
+        load(f"folder:{tmp_path}")
+
+
+def test_too_few_images_to_split_are_refused(tmp_path):
+    name = write_folder(tmp_path, classes=("cat",), count=2)
+    with pytest.raises(ValueError, match="2 training and 0 test images: too few"):
+        load(name)
+
+
+@pytest.mark.parametrize(("labels", "range_"), [([0, 5], r"0\.\.5"), ([-1, 1], r"-1\.\.1")])
+def test_labels_without_a_class_are_refused(labels, range_):
+    part = split_of(torch.zeros(2, 1, 4, 4, dtype=torch.uint8), torch.tensor(labels))
+    message = rf"labels must lie in 0\.\.1 for 2 classes, got {range_}"
+    good = split_of(part.images, torch.tensor([0, 1]))
+    for parts in ((part, good, good), (good, part, good), (good, good, part)):
+        with pytest.raises(ValueError, match=message):
+            Data("wrong", *parts, classes=["a", "b"])
+
+
+# ---- batches
+
+
+@pytest.fixture
+def numbered():
+    """Ten images whose pixels are their number."""
+    return split_of(torch.arange(10, dtype=torch.uint8).view(-1, 1, 1, 1).repeat(1, 2, 4, 4))
+
+
+def test_without_a_generator_every_image_comes_once_in_order(numbered):
+    seen = list(batches(numbered, 4, None))
+    assert [len(labels) for _, labels in seen] == [4, 4, 2]
+    assert torch.cat([labels for _, labels in seen]).tolist() == list(range(10))
+
+
+def test_a_shuffled_pass_sees_no_image_twice_and_leaves_out_what_fills_no_batch(numbered):
+    seen = [labels.tolist() for _, labels in batches(numbered, 4, generator())]
+    assert [len(labels) for labels in seen] == [4, 4]
+    assert len({label for labels in seen for label in labels}) == 8
+
+
+def test_the_same_seed_shuffles_alike_and_the_next_pass_differently(numbered):
+    drawn = generator()
+    first, second = ([y.tolist() for _, y in batches(numbered, 5, drawn)] for _ in range(2))
+    assert [y.tolist() for _, y in batches(numbered, 5, generator())] == first
+    assert first != second
+
+
+def test_images_and_labels_are_shuffled_together(numbered):
+    for images, labels in batches(numbered, 4, generator()):
+        assert_close(images[:, 0, 0, 0] * 255, labels.float())
+
+
+def test_pixels_are_scaled_to_0_to_1_then_normalised_channel_by_channel(numbered):
+    mean, std = torch.tensor([0.1, 0.2]), torch.tensor([0.5, 2.0])
+    split = Split(numbered.images, numbered.labels, mean, std)
+    images, _ = next(batches(split, 10, None))
+    for n in range(10):
+        for c in range(2):
+            by_hand = (n / 255 - float(mean[c])) / float(std[c])
+            assert_close(images[n, c], torch.full((4, 4), by_hand))
+
+
+def test_augmentation_sees_pixels_in_0_to_1_before_they_are_normalised(numbered):
+    split = Split(numbered.images, numbered.labels, torch.ones(2), torch.full((2,), 0.5))
+    seen = []
+
+    def augment(images, generator):
+        seen.append(images)
+        return torch.zeros_like(images)
+
+    for images, labels in batches(split, 5, generator(), augment):
+        assert_close(seen[-1][:, 0, 0, 0] * 255, labels.float())
+        assert_close(images, torch.full_like(images, -2.0))
+
+
+def test_what_is_not_shuffled_is_not_augmented_either(numbered):
+    plain = torch.cat([x for x, _ in batches(numbered, 4, None)])
+    given = torch.cat([x for x, _ in batches(numbered, 4, None, augment=random_affine)])
+    assert torch.equal(plain, given)
+
+
+def test_a_batch_larger_than_the_data_is_refused_with_both_numbers(numbered):
+    with pytest.raises(ValueError, match="10 images do not fill a batch of 11"):
+        next(batches(numbered, 11, generator()))
+
+
+# ---- augmentation
+
+
+def test_augmentation_draws_from_the_generator_and_nowhere_else():
+    images, before = torch.rand(8, 1, 12, 12), torch.get_rng_state()
+    same, again = (random_affine(images, generator(1)) for _ in range(2))
+    assert torch.equal(same, again)
+    assert not torch.equal(same, random_affine(images, generator(2)))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_every_image_of_a_batch_is_moved_by_its_own_amount():
+    dot = torch.zeros(1, 1, 15, 15)
+    dot[..., 7, 7] = 1
+    moved = random_affine(dot.repeat(16, 1, 1, 1), generator())
+    assert len(moved.flatten(1).unique(dim=0)) == 16
+
+
+def test_an_image_moves_by_at_most_7_percent_of_its_side():
+    size = 101
+    y, x = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
+    blob = torch.exp(-((y - 50) ** 2 + (x - 50) ** 2) / 18.0)[None, None]
+    moved = random_affine(blob.repeat(500, 1, 1, 1), generator())[:, 0]
+    mass = moved.sum(dim=(1, 2))
+    down = (moved.sum(dim=2) @ torch.arange(101.0)) / mass - 50
+    right = (moved.sum(dim=1) @ torch.arange(101.0)) / mass - 50
+    # the shift is made before the image is scaled by up to 12 %, turned and slanted
+    assert 5.5 < down.abs().max() < 7 * 1.12 / 0.88 * 1.3
+    assert 5.5 < right.abs().max() < 7 * 1.12 / 0.88 * 1.3
+
+
+def test_colours_move_together():
+    grey = torch.rand(4, 1, 12, 12)
+    moved = random_affine(grey.repeat(1, 3, 1, 1), generator())
+    assert_close(moved[:, 0], moved[:, 1])
+    assert_close(moved[:, 0], moved[:, 2])
+
+
+def test_an_augmented_image_is_still_the_same_image():
+    bar = torch.zeros(200, 1, 28, 28)
+    bar[..., 4:24, 12:16] = 1  # an upright bar stays upright: at most 12 degrees and a slant
+    moved = random_affine(bar, generator())
+    assert moved.min() >= 0
+    assert moved.max() <= 1 + 1e-6
+    upright = moved.sum(dim=(1, 2)).amax(dim=1)  # most ink in one column
+    lying = moved.sum(dim=(1, 3)).amax(dim=1)
+    assert (upright > lying).all()
