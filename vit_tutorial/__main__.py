@@ -53,7 +53,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         args.run(args)
     except (ValueError, OSError) as error:
-        print(f"vit-tutorial: error: {error}", file=sys.stderr)
+        line = " ".join(str(error).split())  # torch and torchvision write several
+        print(f"vit-tutorial: error: {line}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nvit-tutorial: stopped", file=sys.stderr)
@@ -213,9 +214,9 @@ def chosen_device(name: str | None) -> torch.device:
 
 def follow(
     model: VisionTransformer, data: Data, training: TrainConfig, seed: int, out: Path
-) -> list[dict[str, float]]:
+) -> list[dict[str, Any]]:
     """Train under a progress bar; after every epoch keep the weights and one line of figures."""
-    history: list[dict[str, float]] = []
+    history: list[dict[str, Any]] = []
     per_epoch = len(data.train) // training.batch_size
     log = (out / "metrics.jsonl").open("w")
     bar = tqdm(total=training.epochs * per_epoch * training.batch_size, unit="img", unit_scale=True)
@@ -225,8 +226,7 @@ def follow(
         bar.update(training.batch_size)
 
     def keep(epoch: Epoch) -> None:
-        figures = asdict(replace(epoch, state=None))  # type: ignore[arg-type]
-        figures.pop("state")
+        figures = {name: value for name, value in vars(epoch).items() if name != "state"}
         history.append(figures)
         prepared = checkpoint.preprocessing(data)
         checkpoint.save(
@@ -263,7 +263,7 @@ def machine(device: torch.device) -> dict[str, Any]:
     }
 
 
-def draw_curves(history: list[dict[str, float]], path: Path) -> None:
+def draw_curves(history: list[dict[str, Any]], path: Path) -> None:
     """Losses above, validation accuracy below."""
     with rc_context(plots.paper()):
         figure = Figure(figsize=(7, 5), layout="constrained")

@@ -167,7 +167,7 @@ def check_projection(
 
 
 def check_attention_weights(implementation: Callable[[Tensor, Tensor], Tensor]) -> None:
-    """Check `my_attention_weights(q (... T d), k (... T d)) -> (... T T)`; raises CheckFailed with a hint."""
+    """Check `my_attention_weights(q (... T d), k (... T d)) -> (... T T)`; CheckFailed hints."""
 
     def scores(q: Tensor, k: Tensor) -> Tensor:
         return q @ k.transpose(-2, -1)
@@ -778,12 +778,10 @@ def check_masked_logits(
     A causal mask in every block; the class token stands first, or `last`, with its own position.
     """
 
-    def whole(
-        z: Tensor, model: VisionTransformer, read: int, norm: bool = True, causal: bool = True
-    ) -> Tensor:
+    def whole(z: Tensor, model: VisionTransformer, read: int, norm: bool = True) -> Tensor:
         for block in cast(list[EncoderBlock], model.encoder.blocks):
             q, k, v = block.attention.split_heads(block.norm1(z))
-            y = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+            y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
             z = z + block.attention.projection(rearrange(y, "B h T d -> B T (h d)"))
             z = z + block.mlp(block.norm2(z))
         return model.head((model.encoder.norm(z) if norm else z)[:, read])
@@ -814,8 +812,6 @@ def check_masked_logits(
          "the positions are added."),
         (lambda x, m, last: whole(placed(x, m, last), m, -1 if last else 0, norm=False), "the "
          "last LayerNorm is missing."),
-        (lambda x, m, last: whole(placed(x, m, last), m, -1 if last else 0, causal=False), "the "
-         "mask is missing: use CausalAttention.forward(block.attention, ...)."),
     ]  # fmt: skip
     with torch.no_grad():
         pairs = models_and_images()

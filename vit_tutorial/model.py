@@ -39,29 +39,7 @@ class ViTConfig:
     representation_size: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("patch_size", "channels", "layers", "hidden_size", "mlp_size", "heads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        H, W = self.height_width
-        if min(H, W) < 1 or H % self.patch_size or W % self.patch_size:
-            raise ValueError(f"patch_size {self.patch_size} does not divide image_size {H} x {W}")
-        if self.hidden_size % self.heads:
-            raise ValueError(f"{self.heads} heads do not divide hidden_size {self.hidden_size}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
-        if self.positions not in ("learned", "sincos", "none"):
-            raise unknown("positions", self.positions, ("learned", "sincos", "none"))
-        if self.positions == "sincos" and (self.hidden_size % 4 or self.hidden_size < 8):
-            raise ValueError(
-                f"sincos needs hidden_size to be a multiple of 4 from 8 on, got {self.hidden_size}"
-            )
-        if self.pool not in ("token", "mean"):
-            raise unknown("pool", self.pool, ("token", "mean"))
-        if self.classes < 0 or (not self.classes and self.representation_size):
-            raise ValueError(
-                f"classes={self.classes} with representation_size={self.representation_size}: "
-                "expected at least one class, or 0 and no representation"
-            )
+        check_config(self)
 
     @property
     def height_width(self) -> tuple[int, int]:
@@ -74,6 +52,33 @@ class ViTConfig:
         """(rows, cols) of patches."""
         H, W = self.height_width
         return H // self.patch_size, W // self.patch_size
+
+
+def check_config(c: ViTConfig) -> None:
+    """Raise ValueError, with both numbers, where two of a config's numbers do not fit together."""
+    for name in ("patch_size", "channels", "layers", "hidden_size", "mlp_size", "heads"):
+        if getattr(c, name) < 1:
+            raise ValueError(f"{name} must be at least 1, got {getattr(c, name)}")
+    H, W = c.height_width
+    if min(H, W) < 1 or H % c.patch_size or W % c.patch_size:
+        raise ValueError(f"patch_size {c.patch_size} does not divide image_size {H} x {W}")
+    if c.hidden_size % c.heads:
+        raise ValueError(f"{c.heads} heads do not divide hidden_size {c.hidden_size}")
+    if not 0 <= c.dropout < 1:
+        raise ValueError(f"dropout must lie in [0, 1), got {c.dropout}")
+    if c.positions not in ("learned", "sincos", "none"):
+        raise unknown("positions", c.positions, ("learned", "sincos", "none"))
+    if c.positions == "sincos" and (c.hidden_size % 4 or c.hidden_size < 8):
+        raise ValueError(
+            f"sincos needs hidden_size to be a multiple of 4 from 8 on, got {c.hidden_size}"
+        )
+    if c.pool not in ("token", "mean"):
+        raise unknown("pool", c.pool, ("token", "mean"))
+    if c.classes < 0 or (not c.classes and c.representation_size):
+        raise ValueError(
+            f"classes={c.classes} with representation_size={c.representation_size}: "
+            "expected at least one class, or 0 and no representation"
+        )
 
 
 class VisionTransformer(nn.Module):

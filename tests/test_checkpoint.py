@@ -1,0 +1,356 @@
+"""A checkpoint comes back as it was saved, or not at all."""
+
+import hashlib
+import json
+import os
+import shutil
+import struct
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.testing import assert_close
+
+from vit_tutorial import checkpoint
+from vit_tutorial.checkpoint import (
+    Preprocessing,
+    from_checkpoint,
+    load,
+    load_pretrained,
+    preprocessing,
+    pretrained_card,
+    save,
+)
+from vit_tutorial.data import batches
+from vit_tutorial.data import load as load_data
+from vit_tutorial.model import VisionTransformer, ViTConfig
+from vit_tutorial.train import evaluate
+
+PREPARED = Preprocessing((8, 12), (0.5, 0.4, 0.3), (0.2, 0.2, 0.1), ("cat", "dog", "emu"))
+
+
+def tiny(**changes):
+    """A small model whose parameters are all drawn anew."""
+    sizes = dict(patch_size=4, layers=1, hidden_size=8, mlp_size=8, heads=2, classes=3)
+    model = VisionTransformer(ViTConfig(**{"image_size": (8, 12), **sizes, **changes}))
+    for parameter in model.parameters():
+        nn.init.normal_(parameter)
+    return model.eval()
+
+
+@pytest.fixture
+def path(tmp_path):
+    """A checkpoint of a tiny model."""
+    save(tmp_path / "model.safetensors", tiny(), preprocessing=PREPARED)
+    return tmp_path / "model.safetensors"
+
+
+def files(folder):
+    return sorted(file.name for file in folder.iterdir())
+
+
+# ---- there and back
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        dict(image_size=8),
+        dict(pool="mean", positions="sincos"),
+        dict(positions="none", representation_size=6, dropout=0.1),
+        dict(classes=0),
+    ],
+)
+def test_a_model_comes_back_with_its_config_and_its_answers(tmp_path, changes):
+    model = tiny(**changes)
+    save(tmp_path / "model.safetensors", model)
+    read, _ = load(tmp_path / "model.safetensors")
+    assert read.config == model.config
+    assert not read.training
+    images = torch.randn(2, 3, *model.config.height_width)
+    assert torch.equal(read(images), model(images))
+
+
+def test_what_is_saved_beside_the_weights_comes_back(tmp_path):
+    more = {"epoch": 3, "history": [{"val_loss": 0.5}], "preprocessing": PREPARED}
+    save(tmp_path / "deep" / "er" / "model.safetensors", tiny(), **more)
+    assert load(tmp_path / "deep" / "er" / "model.safetensors")[1] == more
+
+
+def test_the_file_is_plain_safetensors(path):
+    tensors = load_file(path)
+    assert set(tensors) == set(tiny().state_dict())
+    length = struct.unpack("<Q", path.read_bytes()[:8])[0]
+    header = json.loads(path.read_bytes()[8 : 8 + length])["__metadata__"]
+    assert json.loads(header["config"])["hidden_size"] == 8
+
+
+def test_saving_leaves_one_file_that_others_may_read(path):
+    assert files(path.parent) == [path.name]
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
+# ---- a file is replaced whole or not at all
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
+def test_a_write_that_fails_leaves_the_old_checkpoint_and_nothing_else(
+    path, monkeypatch, step, error
+):
+    before = path.read_bytes()
+
+    def fail(*arguments):
+        raise error
+
+    monkeypatch.setattr(os, step, fail)
+    with pytest.raises(type(error)):
+        save(path, tiny())
+    assert path.read_bytes() == before
+    assert files(path.parent) == [path.name]
+
+
+def test_what_json_cannot_hold_is_refused_before_anything_is_written(path):
+    before = path.read_bytes()
+    with pytest.raises(TypeError):
+        save(path, tiny(), more=object())
+    assert path.read_bytes() == before
+    assert files(path.parent) == [path.name]
+
+
+# ---- damaged and foreign files
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"no such checkpoint: .*nowhere\.safetensors"):
+        load(tmp_path / "nowhere.safetensors")
+
+
+def test_a_file_cut_short_anywhere_is_refused(path):
+    whole = path.read_bytes()
+    for length in range(0, len(whole), 61):
+        path.write_bytes(whole[:length])
+        with pytest.raises(ValueError, match=f"{path} is not a whole safetensors file"):
+            load(path)
+    path.write_bytes(whole + b"x")
+    with pytest.raises(ValueError, match=f"{path} is not a whole safetensors file"):
+        load(path)
+
+
+def complaint(path):
+    """What `load` says against a file, if anything."""
+    try:
+        load(path)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def test_a_flipped_bit_in_the_header_gives_an_error_that_names_the_file_or_no_harm(path):
+    whole = path.read_bytes()
+    end = 8 + struct.unpack("<Q", whole[:8])[0]
+    refused = 0
+    for place in range(0, end, 5):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << place % 7
+        path.write_bytes(damaged)
+        said = complaint(path)
+        assert said is None or str(path) in said
+        refused += said is not None
+    assert refused > end / 5 / 2
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda header: header.pop("config"),
+        lambda header: header.pop("more"),
+        lambda header: header.update(config="{"),
+        lambda header: header.update(config="[]"),
+        lambda header: header.update(config='{"image_size": 8, "depth": 3}'),
+        lambda header: header.update(config='{"image_size": 9, "patch_size": 4}'),
+        lambda header: header.update(more='{"preprocessing": {"mean": [0.5]}}'),
+        lambda header: header.update(more='{"preprocessing": 3}'),
+    ],
+)
+def test_a_header_that_makes_no_sense_is_refused(path, damage):
+    header = {"format": checkpoint.FORMAT, "config": '{"image_size": 8}', "more": "{}"}
+    damage(header)
+    save_file(tiny().state_dict(), path, header)
+    with pytest.raises(ValueError, match=f"the header of {path} is damaged"):
+        load(path)
+
+
+@pytest.mark.parametrize("header", [None, {"format": "pt"}, {"format": "vit_tutorial 99"}])
+def test_somebody_elses_safetensors_are_refused(path, header):
+    save_file({"weight": torch.zeros(2)}, path, header)
+    found = repr(header["format"]) if header else "None"
+    with pytest.raises(ValueError, match=f"has format {found}, expected 'vit_tutorial 1'"):
+        load(path)
+
+
+def test_tensors_that_do_not_fit_the_config_are_refused(path):
+    header = {"format": checkpoint.FORMAT, "more": "{}"}
+    config = json.dumps({**tiny().config.__dict__, "hidden_size": 16})
+    save_file(tiny().state_dict(), path, {**header, "config": config})
+    with pytest.raises(ValueError, match=f"(?s)tensors in {path} do not fit.*8.*16"):
+        load(path)
+    tensors = tiny().state_dict()
+    tensors.pop("head.bias")
+    save_file(tensors, path, {**header, "config": json.dumps(tiny().config.__dict__)})
+    with pytest.raises(ValueError, match=r"(?s)do not fit.*head\.bias"):
+        load(path)
+
+
+class Bomb:
+    """Unpickling it calls os.mkdir."""
+
+    def __init__(self, place):
+        self.place = place
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.place),)
+
+
+def test_a_pickle_is_refused_and_not_opened(path):
+    torch.save({"model": Bomb(path.parent / "harm")}, path)
+    with pytest.raises(ValueError, match="is not a whole safetensors file"):
+        load(path)
+    assert files(path.parent) == [path.name]
+
+
+# ---- what an image becomes
+
+
+def test_an_image_of_the_data_set_becomes_what_batches_give(tmp_path):
+    data = load_data("digits")
+    images, _ = next(batches(data.test, 3, None))
+    prepare = preprocessing(data)
+    for i in range(3):
+        Image.fromarray(data.test.images[i, 0].numpy()).save(tmp_path / "digit.png")
+        assert_close(prepare(tmp_path / "digit.png"), images[i : i + 1])
+    assert prepare.classes == tuple(data.classes)
+
+
+def test_colours_are_normalised_channel_by_channel():
+    got = PREPARED(Image.new("RGB", (12, 8), (255, 51, 0)))
+    assert got.shape == (1, 3, 8, 12)
+    by_hand = [(1 - 0.5) / 0.2, (0.2 - 0.4) / 0.2, (0 - 0.3) / 0.1]
+    for c in range(3):
+        assert_close(got[0, c], torch.full((8, 12), by_hand[c]))
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_any_image_is_brought_to_the_models_size_and_channels(mode, channels):
+    prepare = Preprocessing((8, 12), (0.5,) * channels, (0.5,) * channels, ("a",))
+    image = Image.new("L", (30, 17), 255).convert(mode)
+    assert_close(prepare(image), torch.ones(1, channels, 8, 12))
+
+
+def test_grey_levels_of_16_bits_are_scaled_not_cut_off(tmp_path):
+    Image.fromarray(np.full((8, 12), 1 << 15, dtype=np.uint16)).save(tmp_path / "grey.png")
+    prepare = Preprocessing((8, 12), (0.0,), (1.0,), ("a",))
+    assert_close(prepare(tmp_path / "grey.png"), torch.full((1, 1, 8, 12), 128 / 255))
+
+
+def test_an_unreadable_image_is_named(tmp_path):
+    (tmp_path / "no.png").write_text("no picture")
+    for name in ("no.png", "nowhere.png"):
+        with pytest.raises(ValueError, match=f"cannot read the image .*{name}"):
+            PREPARED(tmp_path / name)
+
+
+def test_a_model_comes_with_the_preprocessing_that_it_was_saved_with(path):
+    for name in (path, str(path)):
+        model, prepared = VisionTransformer.from_checkpoint(name)
+        assert prepared == PREPARED
+        assert model.config == tiny().config
+        assert not model.training
+
+
+def test_a_checkpoint_that_does_not_say_how_to_prepare_images_is_no_model_to_ask(path):
+    save(path, tiny())
+    with pytest.raises(ValueError, match="does not say how its images are prepared"):
+        from_checkpoint(path)
+
+
+# ---- the shipped model
+
+
+def test_the_shipped_model_is_small_and_its_card_says_how_it_was_made():
+    card, file = pretrained_card("mnist"), checkpoint.PRETRAINED / "mnist.safetensors"
+    model = load_pretrained("mnist")
+    assert not model.training
+    assert model.config.grid == (7, 7)
+    assert file.stat().st_size < 1_000_000
+    count = sum(parameter.numel() for parameter in model.parameters())
+    assert card["parameters"] == count <= 250_000
+    stated = {"seed", "data", "training", "versions", "seconds", "machine", "test_images"}
+    assert stated <= set(card)
+    assert card["command"].startswith("vit-tutorial train")
+    assert model.config == ViTConfig(**card["config"])
+    assert 0.993 <= card["test_accuracy"] <= 1
+    assert card["history"][-1]["val_accuracy"] == card["validation_accuracy"]
+    assert card["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def test_the_shipped_model_carries_its_preprocessing():
+    model, prepared = VisionTransformer.from_checkpoint("mnist")
+    assert prepared.height_width == model.config.height_width == (28, 28)
+    assert prepared.classes == tuple("0123456789")
+    assert prepared.mean == pytest.approx([0.1307], abs=2e-3)  # of MNIST's training pixels
+    assert prepared.std == pytest.approx([0.3081], abs=2e-3)
+
+
+def test_the_shipped_model_reads_other_peoples_digits():
+    test = load_data("digits").test  # scikit-learn's, which it has never seen
+    assert evaluate(load_pretrained("mnist"), test).accuracy > 0.6
+
+
+def test_the_shipped_model_reaches_the_accuracy_on_its_card(real_data):
+    card, test = pretrained_card("mnist"), load_data("mnist").test
+    accuracy = evaluate(load_pretrained("mnist"), test).accuracy
+    assert accuracy >= card["test_accuracy"] - 2 / len(test)  # two, for another machine's rounding
+
+
+@pytest.fixture
+def copied(tmp_path, monkeypatch):
+    """The shipped files, where they can be damaged."""
+    folder = shutil.copytree(checkpoint.PRETRAINED, tmp_path / "pretrained")
+    monkeypatch.setattr(checkpoint, "PRETRAINED", folder)
+    return folder
+
+
+def test_a_single_flipped_bit_in_the_shipped_weights_is_noticed(copied):
+    file = copied / "mnist.safetensors"
+    content = bytearray(file.read_bytes())
+    stated = hashlib.sha256(content).hexdigest()
+    content[-1000] ^= 1
+    file.write_bytes(content)
+    found = hashlib.sha256(content).hexdigest()
+    for ask in (load_pretrained, from_checkpoint):
+        with pytest.raises(ValueError, match=f"SHA-256 {found}, the card says {stated}"):
+            ask("mnist")
+
+
+def test_shipped_weights_that_were_lost_are_noticed(copied):
+    (copied / "mnist.safetensors").unlink()
+    with pytest.raises(ValueError, match="SHA-256 no file, the card says"):
+        load_pretrained("mnist")
+
+
+@pytest.mark.parametrize("ask", [load_pretrained, from_checkpoint, pretrained_card])
+def test_an_unknown_model_is_refused_with_the_names_there_are(ask):
+    with pytest.raises(ValueError, match="unknown pretrained model 'minst'; did you mean 'mnist'"):
+        ask("minst")
+
+
+def test_a_folder_of_the_same_name_does_not_hide_the_shipped_model(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mnist").mkdir()
+    assert from_checkpoint("mnist")[0].config.grid == (7, 7)

@@ -1,0 +1,438 @@
+"""The command line does what its help says, and a wrong word costs one clear line."""
+
+import json
+import subprocess
+import sys
+from importlib.metadata import entry_points, version
+
+import pytest
+import torch
+from PIL import Image
+
+from vit_tutorial import __main__ as cli
+from vit_tutorial import checkpoint, train
+from vit_tutorial.data import load
+from vit_tutorial.model import VARIANTS, VisionTransformer, variant
+
+SMALL = ["--layers", "1", "--hidden-size", "16", "--mlp-size", "16", "--heads", "2"]
+QUICK = ["train", "--data", "digits", "--epochs", "1", "--device", "cpu", *SMALL]
+FILES = ["attention.png", "card.json", "curves.png", "metrics.jsonl", "model.safetensors"]
+
+
+def files(folder):
+    return sorted(file.name for file in folder.iterdir())
+
+
+def refused(capsys, *arguments):
+    """What is said on standard error; exit code 2, one line, nothing else."""
+    assert cli.main([str(argument) for argument in arguments]) == 2
+    said = capsys.readouterr()
+    assert said.err.startswith("vit-tutorial: error: ")
+    assert said.err.count("\n") == 1
+    return said.err
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """What `train` leaves, and what it says on the way."""
+    out = tmp_path_factory.mktemp("runs") / "one"
+    with pytest.MonkeyPatch.context() as patch:
+        said = []
+        patch.setattr("builtins.print", lambda *words, **_: said.append(" ".join(map(str, words))))
+        assert cli.main([*QUICK, "--epochs", "2", "--seed", "3", "--out", str(out)]) == 0
+    return out, "\n".join(said)
+
+
+@pytest.fixture
+def digit(tmp_path):
+    """A picture of a digit, light ink on dark paper, as in MNIST."""
+    image = load("digits").test.images[0, 0]
+    Image.fromarray(image.numpy()).save(tmp_path / "digit.png")
+    return tmp_path / "digit.png"
+
+
+# ---- help
+
+
+@pytest.mark.parametrize("command", [[], ["train"], ["evaluate"], ["predict"], ["info"]])
+def test_help_shows_examples(command, capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main([*command, "--help"])
+    assert end.value.code == 0
+    said = capsys.readouterr().out
+    for example in ("examples:", "vit-tutorial train ", "vit-tutorial predict seven.png"):
+        assert example in said
+
+
+def test_every_example_in_the_help_is_understood():
+    lines = [line.split() for line in cli.EXAMPLES.splitlines()[1:]]
+    assert len(lines) == 6
+    for words in lines:
+        assert words[0] == "vit-tutorial"
+        if "MNIST," in words:  # what follows the first example is its explanation
+            words = words[: words.index("MNIST,")]
+        if "the" in words:
+            words = words[: words.index("the")]
+        assert callable(cli.parser().parse_args(words[1:]).run)
+
+
+def test_the_version_is_the_packages(capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main(["--version"])
+    assert end.value.code == 0
+    assert capsys.readouterr().out.startswith("vit-tutorial 0.")
+
+
+@pytest.mark.parametrize(
+    "words", [[], ["trian"], ["train", "--epochs", "many"], ["train", "--epoch5", "1"], ["predict"]]
+)
+def test_words_that_make_no_command_end_with_2(words, capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main(words)
+    assert end.value.code == 2
+    assert "error:" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_the_installed_command_and_the_module_are_the_same():
+    (script,) = entry_points(group="console_scripts", name="vit-tutorial")
+    assert script.load() is cli.main
+    command = [sys.executable, "-m", "vit_tutorial", "info", "Ti/17"]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 2
+    assert run.stderr.startswith(
+        "vit-tutorial: error: unknown variant 'Ti/17'; did you mean 'Ti/16'"
+    )
+
+
+# ---- train
+
+
+def test_training_leaves_weights_card_history_curves_and_an_attention_picture(trained):
+    out, said = trained
+    assert files(out) == FILES
+    for name in FILES:
+        assert str(out / name) in said
+    for name in ("curves.png", "attention.png"):
+        with Image.open(out / name) as picture:
+            assert min(picture.size) > 100
+            assert len(picture.convert("L").getcolors()) > 10  # something is drawn
+
+
+def test_metrics_hold_one_line_per_epoch(trained):
+    lines = [json.loads(line) for line in (trained[0] / "metrics.jsonl").read_text().splitlines()]
+    assert [line["number"] for line in lines] == [1, 2]
+    for line in lines:
+        assert set(line) == {"number", "train_loss", "val_loss", "val_accuracy", "seconds"}
+        assert 0 <= line["val_accuracy"] <= 1
+
+
+def test_the_card_says_how_the_weights_came_about(trained):
+    out, said = trained
+    card = json.loads((out / "card.json").read_text())
+    assert card["command"].startswith("vit-tutorial train --data digits --epochs 1 --device cpu")
+    assert (card["seed"], card["data"], card["test_images"]) == (3, "digits", 360)
+    assert card["config"]["hidden_size"] == 16
+    assert card["training"]["epochs"] == 2
+    assert card["history"][-1]["val_accuracy"] == card["validation_accuracy"]
+    assert card["versions"]["torch"] == version("torch")
+    assert f"{card['parameters']:,} parameters" in said
+    assert f"test accuracy {card['test_accuracy']:.2%}" in said
+    found = cli.hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest()
+    assert card["sha256"] == found
+
+
+def test_the_weights_on_disk_have_the_accuracy_on_the_card(trained):
+    card = json.loads((trained[0] / "card.json").read_text())
+    model, more = checkpoint.load(trained[0] / "model.safetensors")
+    data = load("digits", seed=3)
+    assert train.evaluate(model, data.test).accuracy == card["test_accuracy"]
+    assert train.evaluate(model, data.val).accuracy == card["validation_accuracy"]
+    assert more["preprocessing"] == checkpoint.preprocessing(data)
+    assert (more["epoch"], more["history"]) == (2, card["history"])
+
+
+def test_the_same_command_gives_the_same_history(trained, tmp_path, capsys):
+    cli.main([*QUICK, "--epochs", "2", "--seed", "3", "--out", str(tmp_path / "again")])
+    capsys.readouterr()
+    histories = [
+        json.loads((out / "card.json").read_text())["history"]
+        for out in (trained[0], tmp_path / "again")
+    ]
+    for history in histories:
+        for epoch in history:
+            epoch.pop("seconds")
+    assert histories[0] == histories[1]
+
+
+def test_training_does_not_overwrite_a_model(trained, capsys):
+    out = trained[0]
+    before = (out / "model.safetensors").read_bytes()
+    assert f"{out} already holds a model: give another --out" in refused(
+        capsys, *QUICK, "--out", out
+    )
+    assert (out / "model.safetensors").read_bytes() == before
+
+
+def test_without_a_name_training_takes_the_default_data_and_a_folder_of_its_own(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["train", "--epochs", "1", *SMALL]) == 0
+    assert files(tmp_path / "runs" / "digits-seed0") == FILES
+    assert "1318 images to train on, 119 to validate" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--patch-size", "14"], {"patch_size": 14}),
+        (["--dropout", "0.2"], {"dropout": 0.2}),
+        (["--positions", "sincos", "--pool", "mean"], {"positions": "sincos", "pool": "mean"}),
+        (["--preset", "mnist-p4", *SMALL], {"patch_size": 4, "layers": 1}),
+    ],
+)
+def test_options_reach_the_model(options, expected):
+    args = cli.parser().parse_args([*QUICK, *options])
+    config, _ = cli.configure(args, load("digits"))
+    for name, value in expected.items():
+        assert getattr(config, name) == value
+
+
+def test_options_reach_the_recipe_and_the_rest_is_the_presets():
+    options = ["--learning-rate", "0.5", "--warmup", "0", "--no-augment", "--batch-size", "9"]
+    args = cli.parser().parse_args([*QUICK, *options])
+    _, recipe = cli.configure(args, load("digits"))
+    assert (recipe.learning_rate, recipe.warmup, recipe.augment) == (0.5, 0, False)
+    assert (recipe.batch_size, recipe.epochs) == (9, 1)
+    assert recipe.weight_decay == train.PRESETS["digits"].training.weight_decay
+
+
+def folder_of(tmp_path, size, mode="RGB"):
+    for name, level in (("dark", 30), ("light", 220)):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(12):
+            colour = level + i if mode == "L" else (level, level, i)
+            Image.new(mode, size, colour).save(tmp_path / "photos" / name / f"{i}.png")
+    return f"folder:{tmp_path / 'photos'}"
+
+
+@pytest.mark.parametrize(("size", "P"), [((16, 24), 1), ((64, 64), 8), ((7, 7), 7), ((30, 20), 1)])
+def test_for_a_folder_the_patch_size_is_chosen_so_that_it_divides(tmp_path, size, P):
+    args = cli.parser().parse_args(["train", "--data", folder_of(tmp_path, size)])
+    config, _ = cli.configure(args, load(args.data))
+    assert config.patch_size == P
+    assert config.height_width == size[::-1]
+
+
+def test_a_folder_of_photographs_is_trained_on_evaluated_and_asked(tmp_path, capsys):
+    name, out = folder_of(tmp_path, (24, 16)), tmp_path / "out"
+    recipe = ["--epochs", "1", "--batch-size", "4", "--patch-size", "8", "--image-size", "16"]
+    assert cli.main(["train", "--data", name, *recipe, *SMALL, "--out", str(out)]) == 0
+    assert "2 x 2 patches" in capsys.readouterr().out
+    weights = ["--weights", str(out / "model.safetensors")]
+    assert cli.main(["evaluate", *weights, "--data", name, "--image-size", "16"]) == 0
+    assert "of 4 wrong" in capsys.readouterr().out
+    picture = str(tmp_path / "photos" / "dark" / "0.png")
+    assert cli.main(["predict", picture, *weights]) == 0
+    assert {"dark", "light"} <= set(capsys.readouterr().out.split())
+
+
+def test_ctrl_c_keeps_the_last_checkpoint(tmp_path, monkeypatch, capsys):
+    def interrupted(model, data, training, generator, on_step):
+        yield next(train.train(model, data, training, generator, on_step=on_step))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "train", interrupted)
+    out = tmp_path / "out"
+    assert cli.main([*QUICK, "--epochs", "3", "--out", str(out)]) == 130
+    said = capsys.readouterr()
+    assert f"stopped; {out / 'model.safetensors'} holds epoch 1" in said.out
+    assert said.err.endswith("vit-tutorial: stopped\n")
+    model, more = checkpoint.load(out / "model.safetensors")
+    assert more["epoch"] == 1
+    assert train.evaluate(model, load("digits").val).accuracy == more["history"][0]["val_accuracy"]
+    assert len((out / "metrics.jsonl").read_text().splitlines()) == 1
+
+
+def test_ctrl_c_in_the_first_epoch_leaves_no_checkpoint(tmp_path, monkeypatch, capsys):
+    def step(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "train_step", step)
+    assert cli.main([*QUICK, "--out", str(tmp_path / "out")]) == 130
+    assert files(tmp_path / "out") == ["metrics.jsonl"]
+    assert "holds epoch" not in capsys.readouterr().out
+
+
+def test_a_loss_that_is_not_finite_ends_with_one_line_and_keeps_the_last_checkpoint(
+    tmp_path, monkeypatch, capsys
+):
+    step, calls = train.train_step, []
+
+    def breaking(*arguments):
+        calls.append(1)
+        loss, accuracy = step(*arguments)
+        return (loss * float("nan") if len(calls) == 25 else loss), accuracy
+
+    monkeypatch.setattr(train, "train_step", breaking)
+    out = tmp_path / "out"
+    assert cli.main([*QUICK, "--epochs", "3", "--out", str(out)]) == 2
+    assert "the loss became nan at step 25" in capsys.readouterr().err.splitlines()[-1]
+    assert checkpoint.load(out / "model.safetensors")[1]["epoch"] == 1  # 20 steps each
+
+
+# ---- evaluate and predict
+
+
+def test_evaluation_prints_accuracy_and_loss_on_the_split_asked_for(trained, capsys):
+    out = trained[0]
+    data, model = load("digits"), checkpoint.load(out / "model.safetensors")[0]
+    prepared = checkpoint.from_checkpoint(out / "model.safetensors")[1]
+    for name in ("train", "val", "test"):
+        words = ["evaluate", "--weights", out / "model.safetensors", "--data", "digits"]
+        assert cli.main([*map(str, words), "--split", name]) == 0
+        split = cli.replace(
+            getattr(data, name), mean=torch.tensor(prepared.mean), std=torch.tensor(prepared.std)
+        )
+        loss, accuracy = train.evaluate(model, split)
+        wrong = len(split) - round(accuracy * len(split))
+        assert capsys.readouterr().out == (
+            f"digits, {name}: accuracy {accuracy:.2%} ({wrong} of {len(split)} wrong), "
+            f"loss {loss:.4f}\n"
+        )
+
+
+def test_evaluation_normalises_as_the_model_was_trained_not_as_the_data_say(capsys):
+    assert cli.main(["evaluate", "--data", "digits"]) == 0  # the shipped model, MNIST's statistics
+    said = capsys.readouterr().out
+    model, prepared = VisionTransformer.from_checkpoint("mnist")
+    split = load("digits").test
+    split = cli.replace(split, mean=torch.tensor(prepared.mean), std=torch.tensor(prepared.std))
+    assert f"accuracy {train.evaluate(model, split).accuracy:.2%} " in said
+
+
+def test_prediction_prints_the_top_classes_with_their_probabilities(digit, capsys):
+    model, prepared = VisionTransformer.from_checkpoint("mnist")
+    shares = model(prepared(digit))[0].double().exp()
+    shares = shares / shares.sum()
+    order = sorted(range(10), key=lambda label: -shares[label])
+    assert cli.main(["predict", str(digit), str(digit), "--top", "4"]) == 0
+    line = ", ".join(f"{label} {shares[label]:.1%}" for label in order[:4])
+    assert capsys.readouterr().out == f"{digit}: {line}\n" * 2
+
+
+def test_there_are_no_more_classes_to_print_than_there_are(digit, capsys):
+    assert cli.main(["predict", str(digit), "--top", "99"]) == 0
+    assert capsys.readouterr().out.count("%") == 10
+
+
+def test_dark_ink_on_light_paper_is_inverted_if_asked(digit, tmp_path, capsys):
+    with Image.open(digit) as image:
+        Image.eval(image, lambda level: 255 - level).save(tmp_path / "paper.png")
+    cli.main(["predict", str(digit)])
+    light = capsys.readouterr().out.split(": ")[1]
+    cli.main(["predict", str(tmp_path / "paper.png"), "--invert"])
+    assert capsys.readouterr().out.split(": ")[1] == light
+    cli.main(["predict", str(tmp_path / "paper.png")])
+    assert capsys.readouterr().out.split(": ")[1] != light
+
+
+def test_maps_are_drawn_if_asked(digit, tmp_path, capsys):
+    maps = tmp_path / "maps.png"
+    assert cli.main(["predict", str(digit), str(digit), "--maps", str(maps)]) == 0
+    assert f"what the class token reads: {maps}" in capsys.readouterr().out
+    with Image.open(maps) as picture:
+        assert picture.width > picture.height  # two images side by side
+        assert len(picture.convert("L").getcolors()) > 10
+
+
+# ---- info
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_info_says_the_shapes_and_parameters_of_a_variant(name, capsys):
+    assert cli.main(["info", name]) == 0
+    said = capsys.readouterr().out
+    with torch.device("meta"):
+        model = VisionTransformer(variant(name))
+    rows = {line.split()[0]: line.split() for line in said.splitlines()[1:]}
+    N, D = 224**2 // int(name[-2:]) ** 2, variant(name).hidden_size
+    assert rows["image"][1:4] == ["3", "x", "224"]
+    assert rows["patches"][1:4] == [str(N), "x", str(3 * int(name[-2:]) ** 2)]
+    assert rows["tokens"][1:4] == [str(N + 1), "x", str(D)]
+    assert rows["logits"][1] == "1000"
+    total = sum(parameter.numel() for parameter in model.parameters())
+    assert rows["parameters"][-1] == f"{total:,}"
+    parts = [rows[part][-1] for part in ("tokens", str(variant(name).layers), "logits")]
+    assert sum(int(part.replace(",", "")) for part in parts) == total
+
+
+def test_info_takes_another_size_and_number_of_classes(capsys):
+    assert cli.main(["info", "B/32", "--image-size", "384", "--classes", "10"]) == 0
+    said = capsys.readouterr().out
+    assert "144 x 3072" in said
+    assert "145 x 768" in said
+    assert "logits" in said
+
+
+# ---- what a user can get wrong
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["train", "--data", "mnsit"], "unknown data set 'mnsit'; did you mean 'mnist'"),
+        (["train", "--preset", "digit"], "unknown preset 'digit'; did you mean 'digits'"),
+        (["train", "--data", "folder:nowhere"], "no such folder: nowhere"),
+        (["train", "--data", "mnist"], "mnist is neither in"),
+        (["train", "--preset", "mnist"], "mnist is neither in"),
+        ([*QUICK, "--patch-size", "5"], "patch_size 5 does not divide image_size 28 x 28"),
+        ([*QUICK, "--heads", "3"], "3 heads do not divide hidden_size 16"),
+        ([*QUICK, "--epochs", "0"], "epochs must be above 0, got 0"),
+        ([*QUICK, "--pool", "max"], "unknown pool 'max'; did you mean 'mean'"),
+        ([*QUICK, "--positions", "1d"], "unknown positions '1d'"),
+        ([*QUICK, "--dropout", "1"], "dropout must lie in [0, 1), got 1.0"),
+        ([*QUICK, "--image-size", "32"], "image_size=32 is for folders; digits"),
+        ([*QUICK, "--device", "gpu"], "cannot use the device 'gpu'"),
+        (["evaluate", "--weights", "nowhere.safetensors"], "no such checkpoint: nowhere"),
+        (["evaluate", "--weights", "minst"], "unknown pretrained model 'minst'"),
+        (["evaluate"], "mnist is neither in"),
+        (["predict", "nowhere.png"], "cannot read the image nowhere.png"),
+        (["predict", "nowhere.png", "--top", "0"], "--top must be at least 1, got 0"),
+        (["info", "B"], "unknown variant 'B'; did you mean"),
+        (["info", "B/16", "--image-size", "100"], "patch_size 16 does not divide image_size 100"),
+    ],
+)
+def test_wrong_input_costs_one_clear_line(words, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert message in refused(capsys, *words)
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_an_image_that_is_none_is_named(tmp_path, capsys):
+    (tmp_path / "notes.png").write_text("not a picture")
+    assert "cannot read the image" in refused(capsys, "predict", tmp_path / "notes.png")
+
+
+def test_weights_that_are_none_are_named(tmp_path, capsys):
+    (tmp_path / "half.safetensors").write_bytes(b"half")
+    weights = tmp_path / "half.safetensors"
+    said = refused(capsys, "evaluate", "--weights", weights, "--data", "digits")
+    assert f"{weights} is not a whole safetensors file" in said
+
+
+def test_data_that_do_not_fit_the_model_are_refused(tmp_path, capsys):
+    said = refused(capsys, "evaluate", "--data", folder_of(tmp_path, (16, 16), mode="L"))
+    assert "expected images of shape (C, H, W) = (1, 28, 28), got (1, 16, 16)" in said
+
+
+def test_a_batch_larger_than_the_data_is_refused(tmp_path, capsys):
+    assert cli.main([*QUICK, "--batch-size", "2000", "--out", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err.splitlines()  # a progress bar comes before it
+    assert said[-1] == "vit-tutorial: error: 1318 images do not fill a batch of 2000"
+
+
+def test_maps_that_cannot_be_written_are_refused(digit, capsys):
+    capsys.readouterr()
+    assert cli.main(["predict", str(digit), "--maps", str(digit.parent / "no" / "maps.png")]) == 2
+    assert "maps.png" in capsys.readouterr().err
