@@ -595,7 +595,7 @@ def weight_reshaped(images, weight, bias, P):
     [
         (lambda x, w, b, P: patches_by_unfold(x, P) @ w.T, "the bias is missing"),
         (weight_not_transposed, "keeps its weight as"),
-        (weight_reshaped, "which moves nothing: transpose it"),
+        (weight_reshaped, "keeps its weight as"),
         (lambda *a: project(*a, cut=patches_by_reshape), "cut by a plain reshape"),
         (lambda *a: project(*a, cut=patches_with_colours_last), "the channels come last"),
         (lambda *a: project(*a, cut=patches_turned_over), "every patch is transposed"),

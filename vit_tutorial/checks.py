@@ -358,7 +358,7 @@ def check_block(implementation: Callable[..., Tensor]) -> None:
             parts = (block.norm1, block.attention, block.norm2, block.mlp)
             trials.append((2 * torch.randn(B, T, D) + 1, *parts))
 
-    def on_a_copy(z: Tensor, *parts: Part) -> Tensor:
+    def on_a_copy(z: Tensor, *parts: Part) -> Any:
         return implementation(z.clone(), *parts)  # `z += ...` must not change what we compare with
 
     on_a_copy.__name__ = implementation.__name__
@@ -558,7 +558,7 @@ def check_sincos(implementation: Callable[[int, int, int], Tensor]) -> None:
     """Check `my_sincos(rows, cols, D) -> (N D)`; raises CheckFailed with a hint."""
 
     def waves(
-        place: Tensor, n: int, base: float = 10000, divisor: float | None = None, sign: int = -1
+        place: Tensor, n: int, base: float = 1e4, divisor: float | int | None = None, sign: int = -1
     ) -> list[Tensor]:
         """Sine and cosine of n angles for every place."""
         rates = base ** (sign * torch.arange(n, dtype=torch.float64) / (divisor or n - 1))
@@ -605,7 +605,7 @@ def check_sincos(implementation: Callable[[int, int, int], Tensor]) -> None:
     def four_turns(parts: list[Tensor]) -> Tensor:
         return torch.stack(parts, dim=-1).flatten(1)
 
-    def constant(**how: float) -> Callable[[int], dict[str, float]]:
+    def constant(**how: float | int) -> Callable[[int], dict[str, float]]:
         return lambda n: how
 
     right = table()
