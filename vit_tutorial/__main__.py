@@ -97,7 +97,9 @@ def parser() -> argparse.ArgumentParser:
         recipe.add_argument(f"--{name}", type=kind, metavar="N")
     for name in ("learning-rate", "weight-decay", "warmup", "gradient-clip"):
         recipe.add_argument(f"--{name}", type=float, metavar="X")
-    recipe.add_argument("--no-augment", dest="augment", action="store_false", default=None)
+    recipe.add_argument(
+        "--augment", type=float, metavar="X", help="strength of turning, scaling...; 0 for none"
+    )
     sub.add_argument("--seed", type=int, default=0, help="of everything random (default 0)")
     sub.add_argument("--device", help="cuda, mps or cpu (default: the first there is)")
     sub.add_argument("--out", type=Path, metavar="DIR", help="default: runs/DATA-seedN")

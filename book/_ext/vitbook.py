@@ -4,9 +4,10 @@
    and narrow ones, and stands in for the one light picture that a notebook can store.
 2. MathJax comes with the book, from the package sphinx-mathjax-offline: no page asks a third party.
 3. Figures appear at half their stored pixels: they are stored at twice the size, for sharpness.
-4. Buttons that lead to the repository are left out as long as it has no public address.
-5. The reference lists every `forward`, for the shapes in its signature.
-6. Scripts that sphinx-thebe 0.3 adds twice, with an error in every browser, are dropped.
+4. A folded cell goes by the name in its first line, `# @title Solution`.
+5. Buttons that lead to the repository are left out as long as it has no public address.
+6. The reference lists every `forward`, for the shapes in its signature.
+7. Scripts that sphinx-thebe 0.3 adds twice, with an error in every browser, are dropped.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import base64
 import importlib.util
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -83,6 +85,10 @@ def show_maps(app: Any, docname: str, source: list[str]) -> None:
             cell.update(cell_type="markdown", metadata={}, source=markdown)
             cell.pop("outputs", None)
             cell.pop("execution_count", None)
+        title = re.match("# @title (.+)", "".join(cell["source"]))
+        if title:  # the name under which Colab folds a cell
+            names = dict.fromkeys(("code_prompt_show", "code_prompt_hide"), title[1])
+            cell["metadata"].setdefault("mystnb", {}).update(names)
         for output in cell.get("outputs", []):
             if "image/png" in output.get("data", {}):
                 image = cell["metadata"].setdefault("mystnb", {}).setdefault("image", {})
