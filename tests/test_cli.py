@@ -287,7 +287,7 @@ def test_a_loss_that_is_not_finite_ends_with_one_line_and_keeps_the_last_checkpo
 
 def test_evaluation_prints_accuracy_and_loss_on_the_split_asked_for(trained, capsys):
     out = trained[0]
-    data, model = load("digits"), checkpoint.load(out / "model.safetensors")[0]
+    data, model = load("digits", seed=3), checkpoint.load(out / "model.safetensors")[0]
     prepared = checkpoint.from_checkpoint(out / "model.safetensors")[1]
     for name in ("train", "val", "test"):
         words = ["evaluate", "--weights", out / "model.safetensors", "--data", "digits"]

@@ -511,17 +511,23 @@ def test_every_image_of_a_batch_is_moved_by_its_own_amount():
     assert len(moved.flatten(1).unique(dim=0)) == 16
 
 
-def test_an_image_moves_by_at_most_7_percent_of_its_side():
+@pytest.mark.parametrize("strength", [0.5, 1.0])
+def test_an_image_moves_by_at_most_7_percent_of_its_side_times_the_strength(strength):
     size = 101
     y, x = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
     blob = torch.exp(-((y - 50) ** 2 + (x - 50) ** 2) / 18.0)[None, None]
-    moved = random_affine(blob.repeat(500, 1, 1, 1), generator())[:, 0]
+    moved = random_affine(blob.repeat(500, 1, 1, 1), generator(), strength)[:, 0]
     mass = moved.sum(dim=(1, 2))
     down = (moved.sum(dim=2) @ torch.arange(101.0)) / mass - 50
     right = (moved.sum(dim=1) @ torch.arange(101.0)) / mass - 50
     # the shift is made before the image is scaled by up to 12 %, turned and slanted
-    assert 5.5 < down.abs().max() < 7 * 1.12 / 0.88 * 1.3
-    assert 5.5 < right.abs().max() < 7 * 1.12 / 0.88 * 1.3
+    for way in (down, right):
+        assert 5.5 < way.abs().max() / strength < 7 * 1.12 / 0.88 * 1.3
+
+
+def test_at_strength_0_every_image_stays_as_it_is():
+    images = torch.rand(4, 1, 12, 12)
+    assert_close(random_affine(images, generator(), 0.0), images, atol=1e-5, rtol=1e-5)
 
 
 def test_colours_move_together():

@@ -340,6 +340,18 @@ def test_training_is_in_training_mode_after_each_validation_too():
     assert modes == [True] * 15
 
 
+def test_the_recipe_says_how_strongly_images_are_augmented(monkeypatch):
+    strengths = []
+
+    def watched(images, generator, strength):
+        strengths.append(strength)
+        return images
+
+    monkeypatch.setattr(training, "random_affine", watched)
+    list(train(model(), DATA, recipe(epochs=1, augment=0.25), seeded()))
+    assert strengths == [0.25] * PER_EPOCH
+
+
 # ---- a loss that is not finite
 
 
@@ -446,6 +458,7 @@ def test_a_batch_larger_than_the_training_images_is_refused():
         (dict(warmup=1.0), r"warmup must lie in \[0, 1\), got 1.0"),
         (dict(warmup=-0.1), r"warmup must lie in \[0, 1\), got -0.1"),
         (dict(weight_decay=-0.1), "weight_decay must not be negative, got -0.1"),
+        (dict(augment=-1.0), "augment must not be negative, got -1.0"),
     ],
 )
 def test_a_recipe_that_makes_no_sense_is_refused(wrong, message):

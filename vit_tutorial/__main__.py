@@ -7,6 +7,7 @@ import platform
 import shlex
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -146,6 +147,8 @@ def run_train(args: argparse.Namespace) -> None:
     """Train, and leave weights, history, curves and an attention picture in a folder."""
     if args.preset is not None and args.preset not in PRESETS:
         raise unknown("preset", args.preset, PRESETS)
+    if not 0 <= args.seed < 2**63:
+        raise ValueError(f"--seed must lie in 0..{2**63 - 1}, got {args.seed}")
     if args.data is None:
         args.data = "mnist" if (args.preset or "").startswith("mnist") else default_dataset()
     out = (
@@ -232,7 +235,7 @@ def follow(
         history.append(figures)
         prepared = checkpoint.preprocessing(data)
         checkpoint.save(
-            out / "model.safetensors", model, data=data.name, epoch=epoch.number,
+            out / "model.safetensors", model, data=data.name, seed=seed, epoch=epoch.number,
             preprocessing=prepared, history=history,
         )  # fmt: skip
         log.write(json.dumps(figures) + "\n")
@@ -300,11 +303,19 @@ def draw_maps(model: VisionTransformer, pixels: Any, images: Any, path: Path) ->
 def run_evaluate(args: argparse.Namespace) -> None:
     """Print accuracy and loss on one split."""
     model, prepared = VisionTransformer.from_checkpoint(args.weights)
-    data = load(args.data, args.root, 0, args.image_size)
+    # another seed would put images into the test split that the model was trained on
+    seed = checkpoint.load(checkpoint.find(args.weights))[1].get("seed", 0)
+    data = load(args.data, args.root, seed, args.image_size)
     split = replace(
         getattr(data, args.split),
         mean=torch.tensor(prepared.mean), std=torch.tensor(prepared.std),
     )  # fmt: skip
+    fit = split.images.shape[1:] == model.embedding.image_shape  # if not, the model says so
+    if fit and tuple(data.classes) != prepared.classes:
+        raise ValueError(
+            f"{args.weights} knows the classes {brief(prepared.classes)}, "
+            f"{data.name} has {brief(data.classes)}"
+        )
     loss, accuracy = evaluate(model.to(default_device()), split)
     wrong = round((1 - accuracy) * len(split))
     print(
@@ -313,11 +324,22 @@ def run_evaluate(args: argparse.Namespace) -> None:
     )
 
 
+def brief(names: Sequence[str]) -> str:
+    """How many names, and the first few."""
+    return f"({len(names)}) {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
+
+
 def run_predict(args: argparse.Namespace) -> None:
     """Print the top classes of every image; perhaps draw what was read."""
     model, prepared = VisionTransformer.from_checkpoint(args.weights)
     if args.top < 1:
         raise ValueError(f"--top must be at least 1, got {args.top}")
+    if args.maps is not None:  # said before anything is computed
+        kinds = Figure().canvas.get_supported_filetypes()
+        if args.maps.suffix.lower().removeprefix(".") not in kinds:
+            raise ValueError(f"--maps {args.maps}: expected a name that ends in .png, .pdf or .svg")
+        if not args.maps.parent.is_dir():
+            raise ValueError(f"--maps {args.maps}: no such folder: {args.maps.parent}")
     pixels = torch.cat([prepared.pixels(path) for path in args.images])
     pixels = 1 - pixels if args.invert else pixels
     images = prepared.normalise(pixels)
@@ -332,7 +354,8 @@ def run_predict(args: argparse.Namespace) -> None:
         print(f"{path}: {', '.join(said)}")
     if args.maps is not None:
         draw_maps(model, pixels, images, args.maps)
-        print(f"what the class token reads: {args.maps}")
+        reader = "the class token reads" if model.config.pool == "token" else "all tokens read"
+        print(f"what {reader}: {args.maps}")
 
 
 def run_info(args: argparse.Namespace) -> None:

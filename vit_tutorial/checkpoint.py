@@ -148,10 +148,15 @@ def load_pretrained(name: str) -> VisionTransformer:
     return load(pretrained_path(name))[0]
 
 
+def find(name: str | Path) -> Path:
+    """The file of a checkpoint: the path itself, or where a shipped model of that name lies."""
+    is_file = Path(name).suffix == ".safetensors" or Path(name).is_file()
+    return Path(name) if is_file else pretrained_path(str(name))
+
+
 def from_checkpoint(name: str | Path) -> tuple[VisionTransformer, Preprocessing]:
     """A model in eval mode and its preprocessing, from a file or a shipped model's name."""
-    is_file = Path(name).suffix == ".safetensors" or Path(name).is_file()
-    path = Path(name) if is_file else pretrained_path(str(name))
+    path = find(name)
     model, more = load(path)
     if "preprocessing" not in more:
         raise ValueError(f"{path} does not say how its images are prepared")

@@ -105,8 +105,9 @@ def load(
     try:
         parts = [fetch(source, folder, train) for train in (True, False)]
     except (OSError, RuntimeError, ValueError, AssertionError) as error:
+        why = " ".join(str(error).split()) or "the files are damaged"  # of several lines
         raise ValueError(
-            f"{name} is neither in {folder} nor could it be fetched ({error}). Put it there as "
+            f"{name} is neither in {folder} nor could it be fetched ({why}). Put it there as "
             f'torchvision.datasets expects it, set VIT_TUTORIAL_DATA, or use load("digits").'
         ) from error
     train, test = ((as_bytes(part.data), torch.as_tensor(part.targets)) for part in parts)

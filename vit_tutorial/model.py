@@ -59,6 +59,8 @@ def check_config(c: ViTConfig) -> None:
     for name in ("patch_size", "channels", "layers", "hidden_size", "mlp_size", "heads"):
         if getattr(c, name) < 1:
             raise ValueError(f"{name} must be at least 1, got {getattr(c, name)}")
+    if c.representation_size is not None and c.representation_size < 1:
+        raise ValueError(f"representation_size must be at least 1, got {c.representation_size}")
     H, W = c.height_width
     if min(H, W) < 1 or H % c.patch_size or W % c.patch_size:
         raise ValueError(f"patch_size {c.patch_size} does not divide image_size {H} x {W}")
