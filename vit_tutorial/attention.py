@@ -7,7 +7,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-FUSED_FROM = 128  # tokens; on a CPU the fused kernel is slower than the products below this
+# tokens; with fewer, PyTorch's fused CPU kernel is level with the plain products on one machine
+# (benchmarks/attention_kernel.py) and far slower on another: the products are the safe choice
+FUSED_FROM = 128
 
 
 def attention_weights(
