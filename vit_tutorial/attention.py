@@ -7,8 +7,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# tokens; with fewer, PyTorch's fused CPU kernel is level with the plain products on one machine
-# (benchmarks/attention_kernel.py) and far slower on another: the products are the safe choice
+# tokens; with fewer, PyTorch's fused CPU kernel is level with the plain products where it was
+# recorded (benchmarks/attention_kernel.py) and may be slower elsewhere: so the products it is
 FUSED_FROM = 128
 
 
