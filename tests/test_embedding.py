@@ -114,3 +114,8 @@ def test_an_image_of_another_shape_is_refused_with_both_shapes(shape):
     message = r"\(C, H, W\) = \(3, 8, 12\), got \({}, {}, {}\)".format(*shape)
     with pytest.raises(ValueError, match=message):
         embedding()(torch.zeros(2, *shape, dtype=torch.float64))
+
+
+def test_positions_of_an_unknown_kind_are_refused_by_name():
+    with pytest.raises(ValueError, match="sincoss"):
+        Embedding(8, 4, 1, 8, positions="sincoss")

@@ -25,7 +25,7 @@ class Embedding(nn.Module):
 
     The class token comes first; without it (`class_token=False`) T = N. `positions` are "learned",
     "sincos" (fixed; zero for the class token) or "none". `image_size` is H = W or (H, W).
-    `forward` raises ValueError for an image of another shape.
+    Raises ValueError for other positions, and in `forward` for an image of another shape.
     """
 
     def __init__(
@@ -39,6 +39,8 @@ class Embedding(nn.Module):
         class_token: bool = True,
     ):
         super().__init__()
+        if positions not in ("learned", "sincos", "none"):
+            raise ValueError(f'positions must be "learned", "sincos" or "none", got {positions!r}')
         H, W = (image_size, image_size) if isinstance(image_size, int) else image_size
         self.image_shape = (C, H, W)
         self.patches = PatchEmbedding(P, C, D)
