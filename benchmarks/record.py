@@ -1,13 +1,15 @@
 """What a benchmark leaves behind: one JSON file, written whole after every run."""
 
+import argparse
 import json
 import os
 import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -15,7 +17,66 @@ from vit_tutorial import checkpoint
 from vit_tutorial.__main__ import machine
 
 ROOT = Path(__file__).resolve().parents[1]
+Variant = TypeVar("Variant")
 SAME = ("versions", "machine", "cpu", "threads")  # what runs must share to be compared
+
+
+def study(
+    about: str,
+    out: Path,
+    variants: Mapping[str, Variant],
+    epochs: int,
+    prepare: Callable[[argparse.Namespace], tuple[dict[str, Any], Callable[[Variant, int], Any]]],
+    data: Sequence[str] = ("mnist",),
+) -> int:
+    """Run every variant with every seed, seed by seed, and keep each run in `out` as it ends.
+
+    `prepare` loads the data and gives the record's own part (data, sizes, budget) and the function
+    that makes one run from a variant and a seed. Runs that the record holds are not made again, so
+    an interrupted study goes on where it stopped, and n can grow later. Of several data sets each
+    has a record of its own, `out` with the data set's name behind. The exit code is 2 for
+    wrong input or missing data, 130 after Ctrl-C.
+    """
+    parser = argparse.ArgumentParser(
+        description=about, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="default 3")
+    parser.add_argument(
+        "--epochs", type=int, default=epochs, metavar="N", help=f"of each run; default {epochs}"
+    )
+    parser.add_argument("--only", action="append", choices=variants, metavar="NAME")
+    parser.add_argument("--list", action="store_true", help="print the names of the variants")
+    parser.add_argument("--root", type=Path, metavar="DIR", help="where the data set lies")
+    parser.add_argument("--data", default=data[0], choices=data)
+    parser.add_argument("--out", type=Path, metavar="FILE", help="the record")
+    args = parser.parse_args()
+    args.out = args.out or (out.with_stem(f"{out.stem}_{args.data}") if len(data) > 1 else out)
+    if args.list:
+        print(*variants, sep="\n")
+        return 0
+    if min(args.seeds, args.epochs) < 1:
+        parser.error(f"--seeds {args.seeds}, --epochs {args.epochs}: both must be at least 1")
+    try:
+        what, run = prepare(args)
+        record = start(args.out, what)
+    except ValueError as error:
+        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        return 2
+    made = {(entry["seed"], entry["variant"]) for entry in record["runs"]}
+    names = args.only or variants
+    todo = [pair for s in range(args.seeds) for n in names if (pair := (s, n)) not in made]
+    print(f"{len(made)} runs in {args.out}, {len(todo)} to make", flush=True)
+    try:
+        for number, (seed, name) in enumerate(todo, start=1):
+            figures = run(variants[name], seed)
+            record["runs"].append({"variant": name, "seed": seed, "epochs": args.epochs, **figures})
+            keep(args.out, record)
+            told = ", ".join(f"{key} {value}" for key, value in figures.items())
+            print(f"{number:3} of {len(todo)}: {name:<25} seed {seed}: {told}", flush=True)
+    except KeyboardInterrupt:
+        print(f"\n{parser.prog}: stopped; the record holds every finished run", file=sys.stderr)
+        return 130
+    return 0
 
 
 def start(path: Path, what: dict[str, Any]) -> dict[str, Any]:

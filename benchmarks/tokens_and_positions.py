@@ -11,13 +11,12 @@ is written after every run, and runs that it holds are not made again.
 import argparse
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import record as records
 import torch
-from ablations import runs_to_make
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -88,52 +87,15 @@ def run(variant: Variant, data: Data, preset: str, epochs: int, seed: int) -> di
     }
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run what is missing; the exit code is 2 for wrong input or without MNIST."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="default 3")
-    parser.add_argument("--epochs", type=int, default=2, metavar="N", help="of each run; default 2")
-    parser.add_argument("--only", action="append", choices=VARIANTS, metavar="NAME")
-    parser.add_argument("--list", action="store_true", help="print the names of the variants")
-    parser.add_argument("--root", type=Path, metavar="DIR", help="where the data set lies")
-    parser.add_argument("--out", type=Path, default=RECORD, metavar="FILE", help="the record")
-    args = parser.parse_args(arguments)
-    if args.list:
-        print(*VARIANTS, sep="\n")
-        return 0
-    if min(args.seeds, args.epochs) < 1:
-        parser.error(f"--seeds {args.seeds}, --epochs {args.epochs}: both must be at least 1")
-    shape, config = PRESETS["mnist"]
+def prepare(args: argparse.Namespace) -> tuple[dict[str, Any], Callable[[Variant, int], Any]]:
+    """The budget that all runs share, and how one is made."""
+    data, (shape, config) = load("mnist", args.root), PRESETS["mnist"]
     budget = {
         "data": "mnist", "preset": "mnist", "epochs": args.epochs,
         "model": shape, "training": asdict(replace(config, epochs=args.epochs)),
     }  # fmt: skip
-    try:
-        data = load("mnist", args.root)
-        record = records.start(args.out, budget)
-    except ValueError as error:
-        print(f"tokens_and_positions: error: {error}", file=sys.stderr)
-        return 2
-    todo = runs_to_make(record["runs"], args.only or VARIANTS, args.seeds)
-    print(f"{len(record['runs'])} runs in {args.out}, {len(todo)} to make", flush=True)
-    for number, (seed, name) in enumerate(todo, start=1):
-        figures = run(VARIANTS[name], data, "mnist", args.epochs, seed)
-        record["runs"].append({"variant": name, "seed": seed, "epochs": args.epochs, **figures})
-        records.keep(args.out, record)
-        print(
-            f"{number:3} of {len(todo)}: {name:<25} seed {seed}: validation "
-            f"{figures['validation_accuracy']:.2%}, test {figures['test_accuracy']:.2%}, "
-            f"{figures['seconds']:.0f} s",
-            flush=True,
-        )
-    return 0
+    return budget, lambda variant, seed: run(variant, data, "mnist", args.epochs, seed)
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        print("\ntokens_and_positions: stopped; the record holds every run", file=sys.stderr)
-        sys.exit(130)
+    sys.exit(records.study(__doc__, RECORD, VARIANTS, 2, prepare))
