@@ -28,6 +28,7 @@ def study(
     epochs: int,
     prepare: Callable[[argparse.Namespace], tuple[dict[str, Any], Callable[[Variant, int], Any]]],
     data: Sequence[str] = ("mnist",),
+    seeds: int = 3,
 ) -> int:
     """Run every variant with every seed, seed by seed, and keep each run in `out` as it ends.
 
@@ -40,7 +41,7 @@ def study(
     parser = argparse.ArgumentParser(
         description=about, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="default 3")
+    parser.add_argument("--seeds", type=int, default=seeds, metavar="N", help=f"default {seeds}")
     parser.add_argument(
         "--epochs", type=int, default=epochs, metavar="N", help=f"of each run; default {epochs}"
     )

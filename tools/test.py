@@ -82,7 +82,18 @@ def book() -> None:
     print("Open that file in a browser, or `make serve` and open http://127.0.0.1:8000/book/")
 
 
-STEPS = {step.__name__: step for step in (lint, layout, types, agree, unit, notebooks, book)}
+def links() -> None:
+    """Every link within the built book leads somewhere."""
+    run(sys.executable, "tools/check_pages.py", "links")
+
+
+def accessibility() -> None:
+    """The built pages in a real browser, where there is one: axe, page errors, widths."""
+    run(sys.executable, "tools/check_pages.py", "accessibility")
+
+
+ORDER = (lint, layout, types, agree, unit, notebooks, book, links, accessibility)
+STEPS = {step.__name__: step for step in ORDER}
 
 
 def timed(step: Callable[[], None]) -> float:
