@@ -1,4 +1,4 @@
-"""The command line: train, evaluate, predict, info."""
+"""The command line: train, finetune, evaluate, predict, info."""
 
 import argparse
 import hashlib
@@ -25,6 +25,7 @@ from vit_tutorial.attention_maps import class_token_maps
 from vit_tutorial.data import Data, default_dataset, load
 from vit_tutorial.errors import unknown
 from vit_tutorial.model import VARIANTS, VisionTransformer, ViTConfig, variant
+from vit_tutorial.report import report, show_history
 from vit_tutorial.train import (
     PRESETS,
     Epoch,
@@ -33,8 +34,10 @@ from vit_tutorial.train import (
     default_device,
     evaluate,
     model_config,
+    predictions,
     train,
 )
+from vit_tutorial.transfer import adapt, transfer
 
 EXAMPLES = """examples:
   vit-tutorial train                              MNIST, or the digits, with sensible defaults
@@ -43,6 +46,15 @@ EXAMPLES = """examples:
   vit-tutorial evaluate --weights runs/p4/model.safetensors --data mnist
   vit-tutorial predict seven.png --maps seven_maps.png
   vit-tutorial info B/16
+"""
+
+FINETUNE_EXAMPLES = """examples:
+  vit-tutorial finetune --data folder:photos --weights runs/p4/model.safetensors
+  vit-tutorial finetune --data folder:photos --frozen --epochs 10
+  vit-tutorial finetune --data folder:photos --image-size 56 --learning-rate 0.0005
+
+The folder holds one sub-folder of images for each class, or `train` and `test` folders of such.
+report.html in the output folder says how good the model is and shows where it fails.
 """
 
 
@@ -105,6 +117,9 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--device", help="cuda, mps or cpu (default: the first there is)")
     sub.add_argument("--out", type=Path, metavar="DIR", help="default: runs/DATA-seedN")
 
+    sub = command("finetune", run_finetune, "Put a trained model to work on your own images.")
+    finetune_options(sub)
+
     sub = command("evaluate", run_evaluate, "Loss and accuracy of a model on a data set.")
     weights_option(sub)
     data_options(sub, default="mnist")
@@ -122,6 +137,29 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--image-size", type=int, metavar="N", help="pixels (default 224)")
     sub.add_argument("--classes", type=int, metavar="K", help="default 1000")
     return top
+
+
+def finetune_options(sub: argparse.ArgumentParser) -> None:
+    """What `finetune` can be told."""
+    sub.epilog = FINETUNE_EXAMPLES
+    sub.add_argument("--data", required=True, metavar="NAME", help="folder:PATH, or as for train")
+    sub.add_argument("--root", type=Path, metavar="DIR", help="where downloaded data sets lie")
+    weights_option(sub)
+    sub.add_argument("--image-size", type=int, metavar="N", help="pixels (default: the model's)")
+    part = sub.add_mutually_exclusive_group()
+    part.add_argument("--frozen", action="store_true", help="train nothing but the new head")
+    said = "a block's learning rate as a share of the next one's (default 0.75)"
+    part.add_argument("--layer-decay", type=float, default=0.75, metavar="X", help=said)
+    sub.add_argument("--epochs", type=int, default=30, metavar="N", help="default 30")
+    said = "default: an eighth of the training images, at most 128"
+    sub.add_argument("--batch-size", type=int, metavar="N", help=said)
+    said = "default: 0.001, with --frozen 0.01"
+    sub.add_argument("--learning-rate", type=float, metavar="X", help=said)
+    said = "strength of turning, scaling...; 0 for none (default 0.5)"
+    sub.add_argument("--augment", type=float, default=0.5, metavar="X", help=said)
+    sub.add_argument("--seed", type=int, default=0, help="of everything random (default 0)")
+    sub.add_argument("--device", help="cuda, mps or cpu (default: the first there is)")
+    sub.add_argument("--out", type=Path, metavar="DIR", help="default: runs/finetune-DATA-seedN")
 
 
 def data_options(sub: argparse.ArgumentParser, default: str | None) -> None:
@@ -192,6 +230,87 @@ def run_train(args: argparse.Namespace) -> None:
     print(f"test accuracy {test.accuracy:.2%} ({wrong} of {len(data.test)} wrong), {seconds:.0f} s")
     for name in ("model.safetensors", "card.json", "metrics.jsonl", "curves.png", "attention.png"):
         print(f"  {out / name}")
+
+
+def run_finetune(args: argparse.Namespace) -> None:
+    """Give a trained model a new head, train it on other images, and report on the test split."""
+    if not 0 <= args.seed < 2**63:
+        raise ValueError(f"--seed must lie in 0..{2**63 - 1}, got {args.seed}")
+    name = Path(args.data.removeprefix("folder:")).resolve().name
+    out = args.out or Path("runs") / f"finetune-{name}-seed{args.seed}"
+    if (out / "model.safetensors").exists():
+        raise ValueError(f"{out} already holds a model: give another --out")
+    torch.manual_seed(args.seed)
+    model, data = fitted(args)
+    training = finetune_recipe(args, len(data.train))
+    device = chosen_device(args.device)
+    model = model.to(device)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    facts = {
+        "Data": f"{data.name}: {len(data.train)} images to train on, {len(data.val)} to validate, "
+        f"{len(data.test)} to test",
+        "Model": f"{args.weights} with a new head for {len(data.classes)} classes, images of "
+        f"{' x '.join(map(str, model.config.height_width))} pixels; {trained:,} of "
+        f"{count(model):,} parameters are trained, on {device}",
+    }
+    print(*facts.values(), sep="\n")
+    out.mkdir(parents=True, exist_ok=True)
+    start = time.perf_counter()
+    history = follow(model, data, training, args.seed, out)
+    seconds = time.perf_counter() - start
+    logits = predictions(model, data.test).cpu()
+    right = int((logits.argmax(dim=1) == data.test.labels).sum())
+    record = {
+        "command": args.command,
+        "weights": args.weights,
+        "seed": args.seed,
+        "data": data.name,
+        "config": asdict(model.config),
+        "training": asdict(training),
+        "parameters": count(model),
+        "trained_parameters": trained,
+        "seconds": round(seconds, 1),
+        "validation_accuracy": history[-1]["val_accuracy"],
+        "test_accuracy": right / len(data.test),
+        "test_images": len(data.test),
+        "history": history,
+        **machine(device),
+        "sha256": hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest(),
+    }
+    checkpoint.write(out / "card.json", (json.dumps(record, indent=1) + "\n").encode())
+    facts |= {"Training": f"{len(history)} epochs in {seconds:.0f} s", "Command": args.command}
+    page = report(model.cpu().eval(), data, logits, history, facts)
+    checkpoint.write(out / "report.html", page.encode())
+    print(f"test accuracy {right / len(data.test):.2%} ({right} of {len(data.test)} right)")
+    for file in ("report.html", "model.safetensors", "card.json", "metrics.jsonl"):
+        print(f"  {out / file}")
+
+
+def fitted(args: argparse.Namespace) -> tuple[VisionTransformer, Data]:
+    """The model with its new head and size, and the images as it reads them."""
+    old, prepared = VisionTransformer.from_checkpoint(args.weights)
+    size = old.config.image_size if args.image_size is None else args.image_size
+    config = replace(old.config, image_size=size)  # a wrong size is said before images are read
+    folder = args.data.startswith("folder:")
+    data = load(args.data, args.root, args.seed, config.height_width if folder else None)
+    if len(data.classes) < 2:
+        raise ValueError(f"{data.name} has one class, {data.classes[0]!r}: expected at least two")
+    prepared = replace(prepared, height_width=config.height_width)
+    train, val, test = (adapt(split, prepared) for split in (data.train, data.val, data.test))
+    model = transfer(old, len(data.classes), size, args.frozen)
+    return model, replace(data, train=train, val=val, test=test)
+
+
+def finetune_recipe(args: argparse.Namespace, images: int) -> TrainConfig:
+    """What the options say; a batch size that a small folder can fill at least once."""
+    if args.batch_size is not None and args.batch_size > images:
+        raise ValueError(f"--batch-size {args.batch_size} is more than the {images} images")
+    batch_size = max(1, min(128, images // 8)) if args.batch_size is None else args.batch_size
+    rate = (0.01 if args.frozen else 0.001) if args.learning_rate is None else args.learning_rate
+    return TrainConfig(
+        epochs=args.epochs, batch_size=batch_size, learning_rate=rate, augment=args.augment,
+        layer_decay=1.0 if args.frozen else args.layer_decay,
+    )  # fmt: skip
 
 
 def configure(args: argparse.Namespace, data: Data) -> tuple[ViTConfig, TrainConfig]:
@@ -272,13 +391,7 @@ def draw_curves(history: list[dict[str, Any]], path: Path) -> None:
     """Losses above, validation accuracy below."""
     with rc_context(plots.paper()):
         figure = Figure(figsize=(7, 5), layout="constrained")
-        above, below = figure.subplots(2, 1, sharex=True)
-        losses = {"training": "train_loss", "validation": "val_loss"}
-        plots.show_curves(
-            above, {name: [row[key] for row in history] for name, key in losses.items()}, xlabel=""
-        )
-        accuracy = {"validation": [row["val_accuracy"] for row in history]}
-        plots.show_curves(below, accuracy, ylabel="accuracy", percent=True)
+        show_history(figure, history)
         figure.savefig(path)
 
 

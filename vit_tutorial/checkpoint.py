@@ -15,6 +15,8 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as F
 
 from vit_tutorial.data import Data, read_image
 from vit_tutorial.errors import unknown
@@ -22,24 +24,33 @@ from vit_tutorial.model import VisionTransformer, ViTConfig
 
 FORMAT = "vit_tutorial 1"
 PRETRAINED = Path(__file__).parent / "pretrained"
+FOREIGN = (".npz", ".pth", ".pt", ".bin")  # files of others, beside their safetensors
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How an image becomes a model's input: size in pixels, mean and std of pixels in 0..1."""
+    """How an image becomes a model's input: size in pixels, mean and std of pixels in 0..1.
+
+    An image is resized to `resize`, a (height, width) or the length of its shorter side, and what
+    lies in the middle is kept; without `resize` it is squashed into the model's size.
+    """
 
     height_width: tuple[int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     classes: tuple[str, ...]
+    resize: int | tuple[int, int] | None = None
+    interpolation: str = "bicubic"
 
     def pixels(self, image: Image.Image | str | Path) -> Float[Tensor, "1 C H W"]:
-        """The image, resized to the model's size, with pixels in 0..1; for drawing."""
+        """The image at the model's size, with pixels in 0..1; for drawing."""
         image = image if isinstance(image, Image.Image) else read_image(image)
         image = image.convert("L" if len(self.mean) == 1 else "RGB")
         H, W = self.height_width
-        if image.size != (W, H):
-            image = image.resize((W, H), Image.Resampling.BICUBIC)
+        size = self.height_width if self.resize is None else self.resize
+        edges = [size] if isinstance(size, int) else list(size)
+        image = F.resize(image, edges, InterpolationMode(self.interpolation))
+        image = F.center_crop(image, [H, W])
         array = np.asarray(image, dtype=np.float32).reshape(H, W, -1) / 255
         return torch.from_numpy(array).permute(2, 0, 1)[None]
 
@@ -117,8 +128,9 @@ def load(path: str | Path) -> tuple[VisionTransformer, dict[str, Any]]:
         model = VisionTransformer(ViTConfig(**config))
         model.load_state_dict(tensors)
         if "preprocessing" in more:
-            parts = more["preprocessing"]
-            more["preprocessing"] = Preprocessing(**{k: tuple(v) for k, v in parts.items()})
+            parts: dict[str, Any] = more["preprocessing"]
+            parts = {k: tuple(v) if isinstance(v, list) else v for k, v in parts.items()}
+            more["preprocessing"] = Preprocessing(**parts)
     except RuntimeError as error:
         raise ValueError(f"the tensors in {path} do not fit its config: {error}") from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -150,13 +162,35 @@ def load_pretrained(name: str) -> VisionTransformer:
 
 def find(name: str | Path) -> Path:
     """The file of a checkpoint: the path itself, or where a shipped model of that name lies."""
-    is_file = Path(name).suffix == ".safetensors" or Path(name).is_file()
+    is_file = Path(name).suffix in (".safetensors", *FOREIGN) or Path(name).is_file()
     return Path(name) if is_file else pretrained_path(str(name))
 
 
+def is_ours(path: Path) -> bool:
+    """Whether `load` is to read a file, or say what is wrong with it."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return str((file.metadata() or {}).get("format")).startswith("vit_tutorial")
+    except (SafetensorError, OSError):
+        return path.suffix not in FOREIGN
+
+
 def from_checkpoint(name: str | Path) -> tuple[VisionTransformer, Preprocessing]:
-    """A model in eval mode and its preprocessing, from a file or a shipped model's name."""
+    """A model in eval mode and its preprocessing.
+
+    `name` is a shipped model ("mnist"), a file of ours, a file in a layout of `convert`, or a
+    library's name: "timm:vit_base_patch16_224.augreg2_in21k_ft_in1k", "torchvision:vit_b_16",
+    "hf:google/vit-base-patch16-224" (or a folder after "hf:"), which the library itself fetches.
+    Raises ValueError where nothing can be had, with what to fetch and where to put it.
+    """
+    from vit_tutorial import hub
+
+    library, _, rest = str(name).partition(":")
+    if library in hub.FETCH:
+        return hub.FETCH[library](rest)
     path = find(name)
+    if not is_ours(path):
+        return hub.from_file(path)
     model, more = load(path)
     if "preprocessing" not in more:
         raise ValueError(f"{path} does not say how its images are prepared")

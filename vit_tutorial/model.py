@@ -37,6 +37,8 @@ class ViTConfig:
     positions: str = "learned"  # or "sincos", "none"
     pool: str = "token"  # or "mean": no class token, the head reads the mean over all tokens
     representation_size: int | None = None
+    epsilon: float = 1e-6  # of every LayerNorm
+    gelu: str = "exact"  # or "tanh", the approximation in the authors' code
 
     def __post_init__(self) -> None:
         check_config(self)
@@ -76,6 +78,10 @@ def check_config(c: ViTConfig) -> None:
         )
     if c.pool not in ("token", "mean"):
         raise unknown("pool", c.pool, ("token", "mean"))
+    if c.gelu not in ("exact", "tanh"):
+        raise unknown("gelu", c.gelu, ("exact", "tanh"))
+    if not 0 < c.epsilon < 1:
+        raise ValueError(f"epsilon must lie between 0 and 1, got {c.epsilon}")
     if c.classes < 0 or (not c.classes and c.representation_size):
         raise ValueError(
             f"classes={c.classes} with representation_size={c.representation_size}: "
@@ -93,7 +99,9 @@ class VisionTransformer(nn.Module):
             c.image_size, c.patch_size, c.channels, c.hidden_size, c.dropout,
             positions=c.positions, class_token=c.pool == "token",
         )  # fmt: skip
-        self.encoder = Encoder(c.layers, c.hidden_size, c.heads, c.mlp_size, c.dropout)
+        self.encoder = Encoder(
+            c.layers, c.hidden_size, c.heads, c.mlp_size, c.dropout, c.epsilon, c.gelu
+        )
         self.head = make_head(c)
         initialise(self)
 
@@ -112,7 +120,10 @@ class VisionTransformer(nn.Module):
 
     @classmethod
     def from_checkpoint(cls, name: str | Path) -> "tuple[VisionTransformer, Preprocessing]":
-        """A model in eval mode and how its images are prepared, from a file or a shipped name."""
+        """A model in eval mode and how its images are prepared, from a file or a name.
+
+        Names as "timm:...", "torchvision:..." and "hf:...": see `checkpoint.from_checkpoint`.
+        """
         from vit_tutorial import checkpoint
 
         return checkpoint.from_checkpoint(name)

@@ -28,6 +28,7 @@ class TrainConfig:
     warmup: float = 0.1  # share of all steps
     gradient_clip: float = 1.0  # largest norm of all gradients together, as in the paper
     augment: float = 1.0  # strength of `random_affine`; 0 leaves images as they are
+    layer_decay: float = 1.0  # the rate of a block as a share of the rate of the one after it
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "learning_rate", "gradient_clip"):
@@ -35,6 +36,8 @@ class TrainConfig:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
         if not 0 <= self.warmup < 1:
             raise ValueError(f"warmup must lie in [0, 1), got {self.warmup}")
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError(f"layer_decay must lie in (0, 1], got {self.layer_decay}")
         for name in ("weight_decay", "augment"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
@@ -95,7 +98,8 @@ def train(
     and the model is put back to the end of the last epoch.
     """
     device = next(model.parameters()).device
-    optimizer = torch.optim.AdamW(parameter_groups(model, config.weight_decay), fused=True)
+    groups = layer_groups(model, parameter_groups(model, config.weight_decay), config.layer_decay)
+    optimizer = torch.optim.AdamW(groups, fused=True)
     last = state or snapshot(0, model, optimizer, generator)
     if state is not None:
         restore(model, optimizer, generator, state)
@@ -143,7 +147,7 @@ def train_step(
     """Forward, backward, update; the loss and accuracy on this batch before the update."""
     images, labels = batch
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get("scale", 1.0)  # another than 1 only with layer_decay
     logits = model(images)
     check_labels(labels, logits.shape[1])
     loss = F.cross_entropy(logits, labels)  # softmax is inside
@@ -191,6 +195,30 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
         {"params": matrices, "weight_decay": weight_decay},
         {"params": others, "weight_decay": 0.0},
     ]
+
+
+def layer_groups(
+    model: nn.Module, groups: list[dict[str, Any]], decay: float
+) -> list[dict[str, Any]]:
+    """Split groups by depth: going down, each block's rate is `decay` times that of the one above.
+
+    The head and the last norm keep the full rate, the embedding gets decay^(L + 1) of it, as in
+    BEiT (https://arxiv.org/abs/2106.08254). With a decay of 1 the groups stay as they are.
+    """
+    if decay == 1:
+        return groups
+    blocks = model.get_submodule("encoder.blocks").children()
+    stages = [model.get_submodule("embedding"), *blocks]
+    scales = {
+        id(p): decay ** (len(stages) - i) for i, s in enumerate(stages) for p in s.parameters()
+    }
+    parts: dict[tuple[int, float], dict[str, Any]] = {}
+    for i, group in enumerate(groups):
+        for p in group["params"]:
+            scale = scales.get(id(p), 1.0)
+            new = {**group, "params": [], "scale": scale}
+            parts.setdefault((i, scale), new)["params"].append(p)
+    return list(parts.values())
 
 
 def predictions(model: nn.Module, split: Split, batch_size: int = 1000) -> Tensor:

@@ -1,0 +1,124 @@
+"""A trained model put to new work: a new head, other images, few examples."""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2.functional import resize, rgb_to_grayscale
+
+from vit_tutorial.checkpoint import Preprocessing
+from vit_tutorial.data import Split, batches, check_labels
+from vit_tutorial.model import VisionTransformer
+from vit_tutorial.positions import resample_positions
+
+
+def transfer(
+    model: VisionTransformer,
+    classes: int,
+    image_size: int | tuple[int, int] | None = None,
+    frozen: bool = False,
+) -> VisionTransformer:
+    """A copy of the model with a new head for `classes` classes, as in Sections 3.1 and 3.2.
+
+    The head is one linear layer that starts at zero. Images may have another size: learned
+    positions are resampled to the new grid. With `frozen` the head alone is trained, and the rest
+    has no dropout. Raises ValueError if the patches do not divide the new size.
+    """
+    old = model.config
+    size = old.image_size if image_size is None else image_size
+    config = replace(
+        old, classes=classes, image_size=size, representation_size=None,
+        dropout=0.0 if frozen else old.dropout,
+    )  # fmt: skip
+    made = VisionTransformer(config).to(next(model.parameters()))
+    body = {name: w for name, w in model.state_dict().items() if not name.startswith("head.")}
+    if config.positions == "learned":
+        body["embedding.positions"] = resample_positions(
+            body["embedding.positions"], old.grid, config.grid, int(config.pool == "token")
+        )
+    made.load_state_dict(made.state_dict() | body)
+    for part in (made.embedding, made.encoder):
+        part.requires_grad_(not frozen)
+    return made.train(model.training)
+
+
+def adapt(split: Split, prepared: Preprocessing) -> Split:
+    """The split as a model reads it: in its channels and size, with its mean and std.
+
+    Colour becomes grey by brightness (0.299 red, 0.587 green, 0.114 blue); grey is repeated for
+    each channel of colour. Raises ValueError for other numbers of channels.
+    """
+    images, C, size = split.images, len(prepared.mean), prepared.height_width
+    if (images.shape[1], C) == (3, 1):
+        images = rgb_to_grayscale(images)
+    elif images.shape[1] not in (1, C):
+        raise ValueError(f"the model reads {C} channels, the images have {images.shape[1]}")
+    if images.shape[2:] != size:
+        images = resize(images, list(size), InterpolationMode.BICUBIC, antialias=True)
+    mean, std = torch.tensor(prepared.mean), torch.tensor(prepared.std)
+    return Split(images.expand(-1, C, -1, -1), split.labels, mean, std)
+
+
+def features(model: VisionTransformer, split: Split, batch_size: int = 256) -> Float[Tensor, "M D"]:
+    """What the head would read for every image of a split, in order, on the CPU.
+
+    Computed in eval mode; the model is left in the mode it was in.
+    """
+    device, training = next(model.parameters()).device, model.training
+    model.eval()
+    with torch.no_grad():
+        epoch = batches(split, batch_size, None, device=device)
+        parts = [model.features(images).cpu() for images, _ in epoch]
+    model.train(training)
+    return torch.cat(parts)
+
+
+def few_shot(split: Split, per_class: int, generator: torch.Generator) -> Split:
+    """As many images of each class, drawn at random; ValueError if a class has fewer."""
+    counts = torch.bincount(split.labels)
+    if not 1 <= per_class <= counts.min():
+        raise ValueError(
+            f"expected 1 to {counts.min()} images of each class (class {counts.argmin()} "
+            f"has no more), got {per_class}"
+        )
+    order = torch.randperm(len(split), generator=generator)
+    found = [order[split.labels[order] == label][:per_class] for label in range(len(counts))]
+    rows = torch.cat(found)
+    return replace(split, images=split.images[rows], labels=split.labels[rows])
+
+
+def least_squares(
+    features: Float[Tensor, "M D"], labels: Int[Tensor, " M"], classes: int, strength: float
+) -> nn.Linear:
+    """A linear head in closed form: few-shot as in Section 4.1 of the paper.
+
+    W minimises |XW + b - Y|² + strength |W|², where Y is +1 for an image's class and -1 for the
+    others: W = (XᵀX + strength I)⁻¹ XᵀY, with X and Y less their means, so that the bias is free.
+    Solved in float64, also for M < D. Raises ValueError unless `strength` is above 0, and for a
+    label outside 0..K-1.
+    """
+    if not strength > 0:
+        raise ValueError(f"strength must be above 0, got {strength}")
+    check_labels(labels, classes)
+    X, Y = features.cpu().double(), 2 * F.one_hot(labels.cpu().long(), classes).double() - 1
+    from_mean = X - X.mean(dim=0)
+    penalty = strength * torch.eye(X.shape[1], dtype=X.dtype)
+    W = torch.linalg.solve(from_mean.T @ from_mean + penalty, from_mean.T @ Y)  # (D K)
+    head = nn.Linear(*W.shape).to(features)
+    with torch.no_grad():
+        head.weight.copy_(W.T)
+        head.bias.copy_(Y.mean(dim=0) - X.mean(dim=0) @ W)
+    return head
+
+
+def score(estimator: Any, model: VisionTransformer, train: Split, test: Split) -> float:
+    """The accuracy on `test` of a scikit-learn classifier that was fitted to `train`'s features.
+
+    Any will do: nearest neighbours, logistic regression (the linear probe), a random forest.
+    """
+    estimator.fit(features(model, train).numpy(), train.labels.numpy())
+    return float(estimator.score(features(model, test).numpy(), test.labels.numpy()))
