@@ -53,7 +53,7 @@ class Variant:
 
 
 METHODS = ("fine-tuned", "linear probe", "least squares", "nearest neighbours", "random forest",
-           "from scratch")  # fmt: skip
+           "from scratch", "raw pixels")  # fmt: skip
 VARIANTS = {f"{m}, {k}": Variant(m, k) for k in (1, 5, 25, 100) for m in METHODS}
 
 
@@ -87,7 +87,9 @@ class Study:
         self.model = VisionTransformer(model_config(first, shape))
         *_, last = train(self.model, first, self.config, torch.Generator().manual_seed(0))
         self.accuracy = last.val_accuracy
-        self.known = {x: features(self.model, getattr(self.data, x)) for x in ("train", "test")}
+        splits = {x: getattr(self.data, x) for x in ("train", "test")}
+        self.pixels = {x: s.normalise(s.images / 255).flatten(1) for x, s in splits.items()}
+        self.known = {x: features(self.model, split) for x, split in splits.items()}
 
     def run(self, variant: Variant, seed: int) -> dict[str, Any]:
         """Learn from one draw of examples; the accuracy on all test images of 5 to 9."""
@@ -100,11 +102,12 @@ class Study:
         return {**asdict(variant), "test_accuracy": accuracy, "seconds": seconds}
 
     def fitted(self, variant: Variant, rows: Tensor, seed: int) -> float:
-        """By a classifier on frozen features."""
+        """By a classifier on frozen features, or on pixels: the control."""
         labels, test = self.data.train.labels[rows], self.data.test.labels
-        if variant.method == "least squares":
-            head = least_squares(self.known["train"][rows], labels, 5, STRENGTH)
-            guesses = head(self.known["test"]).argmax(dim=1)
+        if variant.method in ("least squares", "raw pixels"):
+            known = self.pixels if variant.method == "raw pixels" else self.known
+            head = least_squares(known["train"][rows], labels, 5, STRENGTH)
+            guesses = head(known["test"]).argmax(dim=1)
             return (guesses == test).double().mean().item()
         found = estimator(variant.method, variant.per_class, seed)
         found.fit(self.known["train"][rows].numpy(), labels.numpy())
