@@ -354,3 +354,13 @@ def test_a_folder_of_the_same_name_does_not_hide_the_shipped_model(tmp_path, mon
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mnist").mkdir()
     assert from_checkpoint("mnist")[0].config.grid == (7, 7)
+
+
+def test_the_seed_of_a_model_is_its_own_and_0_for_the_weights_of_others(tmp_path):
+    config = ViTConfig(8, 4, 1, 3, 1, 8, 8, 2)
+    checkpoint.save(tmp_path / "ours.safetensors", VisionTransformer(config), seed=7)
+    save_file({"cls_token": torch.zeros(1, 1, 8)}, tmp_path / "theirs.safetensors")
+    assert checkpoint.seed_of(tmp_path / "ours.safetensors") == 7
+    assert checkpoint.seed_of(tmp_path / "theirs.safetensors") == 0
+    assert checkpoint.seed_of("timm:vit_tiny_patch16_224") == 0
+    assert checkpoint.seed_of("mnist") == checkpoint.pretrained_card("mnist")["seed"]

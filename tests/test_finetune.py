@@ -18,7 +18,7 @@ from vit_tutorial import checkpoint, train
 from vit_tutorial import report as reports
 from vit_tutorial.data import Data, Split
 from vit_tutorial.model import VisionTransformer, ViTConfig
-from vit_tutorial.report import confusion, headline, report, wilson
+from vit_tutorial.report import confusion, headline, html_report, wilson
 
 FILES = ["card.json", "metrics.jsonl", "model.safetensors", "report.html"]
 ODD = '<b>$a_$ & "b"'
@@ -289,7 +289,7 @@ def page_of(predicted, labels, confidence=5.0, pool="token"):
     logits += torch.linspace(0, 0.5, len(labels))[:, None] * torch.eye(3)[torch.tensor(predicted)]
     epoch = dict(train_loss=1.0, val_loss=1.25, val_accuracy=0.5)
     history = [epoch, epoch | dict(train_loss=0.5, val_accuracy=0.75)]
-    return Page(report(model, data, logits, history, {"Weights": "a < b"}))
+    return Page(html_report(model, data, logits, history, {"Weights": "a < b"}))
 
 
 def test_the_page_says_accuracy_baseline_and_every_class_with_its_numbers():
@@ -364,5 +364,5 @@ def test_a_page_of_a_grey_model_shows_its_images_too(photos, tmp_path, monkeypat
     model, data = cli.fitted(cli.parser().parse_args(arguments))
     wrong = torch.eye(3)[(data.test.labels + 1) % 3]
     epoch = dict(train_loss=1.0, val_loss=1.0, val_accuracy=0.5)
-    page = Page(report(model, replace(data, name="grey"), wrong, [epoch], {}))
+    page = Page(html_report(model, replace(data, name="grey"), wrong, [epoch], {}))
     assert len(page.images) == 2 + 2

@@ -25,7 +25,7 @@ from vit_tutorial.attention_maps import class_token_maps
 from vit_tutorial.data import Data, default_dataset, load
 from vit_tutorial.errors import unknown
 from vit_tutorial.model import VARIANTS, VisionTransformer, ViTConfig, variant
-from vit_tutorial.report import report, show_history
+from vit_tutorial.report import html_report, show_history
 from vit_tutorial.train import (
     PRESETS,
     Epoch,
@@ -279,7 +279,7 @@ def run_finetune(args: argparse.Namespace) -> None:
     }
     checkpoint.write(out / "card.json", (json.dumps(record, indent=1) + "\n").encode())
     facts |= {"Training": f"{len(history)} epochs in {seconds:.0f} s", "Command": args.command}
-    page = report(model.cpu().eval(), data, logits, history, facts)
+    page = html_report(model.cpu().eval(), data, logits, history, facts)
     checkpoint.write(out / "report.html", page.encode())
     print(f"test accuracy {right / len(data.test):.2%} ({right} of {len(data.test)} right)")
     for file in ("report.html", "model.safetensors", "card.json", "metrics.jsonl"):
@@ -417,8 +417,7 @@ def run_evaluate(args: argparse.Namespace) -> None:
     """Print accuracy and loss on one split."""
     model, prepared = VisionTransformer.from_checkpoint(args.weights)
     # another seed would put images into the test split that the model was trained on
-    seed = checkpoint.load(checkpoint.find(args.weights))[1].get("seed", 0)
-    data = load(args.data, args.root, seed, args.image_size)
+    data = load(args.data, args.root, checkpoint.seed_of(args.weights), args.image_size)
     split = replace(
         getattr(data, args.split),
         mean=torch.tensor(prepared.mean), std=torch.tensor(prepared.std),

@@ -175,19 +175,28 @@ def is_ours(path: Path) -> bool:
         return path.suffix not in FOREIGN
 
 
+def seed_of(name: str | Path) -> int:
+    """The seed that a model's data were split with; 0 for the weights of others."""
+    path = Path(name) if Path(name).is_file() else PRETRAINED / f"{name}.safetensors"
+    return load(path)[1].get("seed", 0) if path.is_file() and is_ours(path) else 0
+
+
 def from_checkpoint(name: str | Path) -> tuple[VisionTransformer, Preprocessing]:
     """A model in eval mode and its preprocessing.
 
-    `name` is a shipped model ("mnist"), a file of ours, a file in a layout of `convert`, or a
-    library's name: "timm:vit_base_patch16_224.augreg2_in21k_ft_in1k", "torchvision:vit_b_16",
-    "hf:google/vit-base-patch16-224" (or a folder after "hf:"), which the library itself fetches.
-    Raises ValueError where nothing can be had, with what to fetch and where to put it.
+    `name` is a shipped model ("mnist"), a file of ours, a file or folder that another library
+    wrote (`hub.from_file`), or what a library calls a model that it fetches itself:
+    "timm:vit_base_patch16_224.augreg2_in21k_ft_in1k", "torchvision:vit_b_16",
+    "hf:google/vit-base-patch16-224". Raises ValueError where nothing can be had, with what to
+    fetch and where to put it.
     """
     from vit_tutorial import hub
 
     library, _, rest = str(name).partition(":")
     if library in hub.FETCH:
         return hub.FETCH[library](rest)
+    if Path(name, "config.json").is_file():
+        return hub.fetch_hf(str(name))
     path = find(name)
     if not is_ours(path):
         return hub.from_file(path)

@@ -1,7 +1,8 @@
 """Weights of other people's Vision Transformers as ours, tensor by tensor, and back to timm's.
 
-    model = VisionTransformer(read_config(source))  # source: a dict of tensors, or a file
-    model.load_state_dict(from_timm(source))
+    config, state = read_checkpoint(source)  # a dict of tensors, or a file
+    model = VisionTransformer(config)
+    model.load_state_dict(state)
 
 Every tensor is used once: one that is missing, surplus or misshapen is a ValueError that names it
 as its checkpoint does. Only the pooler of Hugging Face's `ViTModel` (`pooler.dense`) is left out on
@@ -13,7 +14,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from statistics import mode
 from typing import Any
@@ -166,31 +167,25 @@ def to_timm(state: Source, image_size: Size = None, channels: int | None = None)
     return {names(name, TIMM)[0]: tensor for name, tensor in tensors.items()}
 
 
-def read_config(
+def read_checkpoint(
     source: Source,
     image_size: Size = None,
     heads: int | None = None,
     epsilon: float | None = None,
     gelu: str | None = None,
-) -> ViTConfig:
-    """The config of a checkpoint in any of the four layouts.
+) -> tuple[ViTConfig, State]:
+    """Config and state dict of a checkpoint in any of the four layouts.
 
     State what its tensors do not tell. Unless stated, images are square, heads are those of the
     published models, epsilon and GELU are the library's own: 1e-6 and exact, but 1e-12 for
     Hugging Face and the tanh approximation for npz.
     """
-    layout, config, _ = converted(source, image_size)
-    return completed(with_grid(config, image_size, layout), layout, heads, epsilon, gelu)
-
-
-def completed(
-    c: ViTConfig, layout: Layout, heads: int | None, epsilon: float | None, gelu: str | None
-) -> ViTConfig:
-    """The config with what no tensor tells."""
+    layout, config, state = converted(source, image_size)
+    config = with_grid(config, image_size, layout)
     if heads is None:
-        heads = c.heads if layout is NPZ else published_heads(c.hidden_size)
+        heads = config.heads if layout is NPZ else published_heads(config.hidden_size)
     epsilon = layout.epsilon if epsilon is None else epsilon
-    return replace(c, heads=heads, epsilon=epsilon, gelu=gelu or layout.gelu)
+    return replace(config, heads=heads, epsilon=epsilon, gelu=gelu or layout.gelu), state
 
 
 def published_heads(D: int) -> int:
@@ -221,12 +216,12 @@ def recognise(tensors: State, library: str | None = None) -> Layout:
     return known[explained.index(max(explained))]
 
 
-@lru_cache(maxsize=None)
-def names(ours: str, layout: Layout) -> list[str]:
+@cache
+def names(ours: str, layout: Layout) -> tuple[str, ...]:
     """What the layout calls a tensor of ours: one name, or those of query, key and value."""
     pattern = "|".join(map(re.escape, layout.pieces))
     theirs = re.sub(pattern, lambda found: layout.pieces[found[0]], ours)
-    return list(dict.fromkeys(theirs.format(part) for part in ("query", "key", "value")))
+    return tuple(dict.fromkeys(theirs.format(part) for part in ("query", "key", "value")))
 
 
 def outline(tensors: Iterable[str], layout: Layout) -> ViTConfig:
@@ -251,7 +246,7 @@ def shapes(config: ViTConfig) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
-def expected(tensors: Iterable[str], layout: Layout) -> dict[str, list[str]]:
+def expected(tensors: Iterable[str], layout: Layout) -> dict[str, tuple[str, ...]]:
     """By our names, those that a checkpoint of this layout has to hold."""
     return {ours: names(ours, layout) for ours in shapes(outline(tensors, layout))}
 
@@ -285,7 +280,7 @@ def square(N: int) -> bool:
     return math.isqrt(N) ** 2 == N
 
 
-def joined(ours: str, theirs: list[str], tensors: State, layout: Layout, h: int) -> Tensor:
+def joined(ours: str, theirs: tuple[str, ...], tensors: State, layout: Layout, h: int) -> Tensor:
     """Their tensors, all of one shape, with our axes, one below the other."""
     parts = [tensors[name] for name in theirs]
     axes = next((axes for end, axes in layout.axes.items() if ours.endswith(end)), "... -> ...")

@@ -41,7 +41,7 @@ def fetch_timm(name: str) -> Prepared:
         files = [ADDRESS.format(cfg.hf_hub_id, file) for file in ("config.json", WEIGHTS[0])]
         files = files if cfg.hf_hub_id else [cfg.url]
         raise offline(f"timm:{name}", files, error) from error
-    model = built(theirs.state_dict(), **timm_settings(theirs))
+    model = built(*convert.read_checkpoint(theirs.state_dict(), **timm_settings(theirs)))
     check_pool(theirs.global_pool, model.config)
     subset = data.infer_imagenet_subset(theirs)
     labels = data.ImageNetInfo(subset).label_descriptions() if subset else ()
@@ -52,17 +52,18 @@ def fetch_timm(name: str) -> Prepared:
 def fetch_torchvision(name: str) -> Prepared:
     """A model of `torchvision.models` with its default weights, fetched by torchvision."""
     models = library("torchvision.models")
-    known = models.list_models(module=models.vision_transformer)
+    known = models.list_models(include="vit_*")
     if name not in known:
         raise unknown("torchvision model", name, known)
     weights = models.get_model_weights(name).DEFAULT
     try:
         theirs = models.get_model(name, weights="DEFAULT")
     except Exception as error:
-        cache = Path(torch.hub.get_dir(), "checkpoints")
-        raise offline(f"torchvision:{name}", [weights.url], error, f"{cache} or ") from error
+        cache = f"{Path(torch.hub.get_dir(), 'checkpoints')}, where torchvision looks, or into "
+        raise offline(f"torchvision:{name}", [weights.url], error, cache) from error
     heads, norm = theirs.encoder.layers[0].num_heads, theirs.encoder.ln
-    model = built(theirs.state_dict(), heads=heads, epsilon=norm.eps)
+    tensors = theirs.state_dict()
+    model = built(*convert.read_checkpoint(tensors, heads=heads, epsilon=norm.eps))
     steps, labels = weights.transforms(), class_names(weights.meta["categories"], model.config)
     return model, Preprocessing(
         model.config.height_width, tuple(steps.mean), tuple(steps.std), labels,
@@ -104,27 +105,19 @@ def from_file(path: Path) -> Prepared:
     card = read_json(path.with_name("config.json")) if origin in ("timm", "huggingface") else {}
     if origin == "timm":
         cfg = card.get("pretrained_cfg", card)
-        model = built(tensors, **timm_card_settings(card))
+        model = built(*convert.read_checkpoint(tensors, **timm_card_settings(card)))
         check_pool(card.get("global_pool"), model.config)
         return model, timm_preprocessing(cfg, model.config, (cfg | card).get("label_names") or ())
-    model = built(tensors, **(hf_settings(card) if origin == "huggingface" else {}))
+    stated = hf_settings(card) if origin == "huggingface" else {}
+    model = built(*convert.read_checkpoint(tensors, **stated))
     if origin == "torchvision":
         return model, torchvision_preprocessing(model.config)
     steps = read_json(path.with_name("preprocessor_config.json")) if card else {}
     return model, hf_preprocessing(steps, model.config, card.get("id2label") or ())
 
 
-def built(
-    tensors: Mapping[str, Any],
-    image_size: convert.Size = None,
-    heads: int | None = None,
-    epsilon: float | None = None,
-    gelu: str | None = None,
-) -> VisionTransformer:
-    """The model of a checkpoint in eval mode, in the checkpoint's precision."""
-    layout, config, state = convert.converted(tensors, image_size)
-    config = convert.with_grid(config, image_size, layout)
-    config = convert.completed(config, layout, heads, epsilon, gelu)
+def built(config: ViTConfig, state: convert.State) -> VisionTransformer:
+    """The model in eval mode, in the checkpoint's precision."""
     with torch.device("meta"):
         model = VisionTransformer(config)
     model.load_state_dict(state, assign=True)
@@ -147,16 +140,19 @@ def timm_settings(theirs: Any) -> dict[str, Any]:
 
 def timm_card_settings(card: dict[str, Any]) -> dict[str, Any]:
     """The same for timm's config.json, asked of timm; nothing where timm is missing."""
+    name, stated = card.get("architecture"), card.get("model_args", {})
     try:
         timm = import_module("timm")
     except ImportError:
         return {}
-    if "architecture" not in card:
+    if name is None:
         return {}
-    if not timm.is_model(card["architecture"]):
-        raise unknown("timm model", card["architecture"], timm.list_models("vit_*"))
+    if not timm.is_model(name):
+        raise unknown("timm model", name, timm.list_models("vit_*"))
+    tell = ("img_size", "patch_size", "embed_dim", "num_heads", "act_layer")
     with torch.device("meta"):
-        settings = timm_settings(timm.create_model(card["architecture"], **card.get("model_args", {})))
+        theirs = timm.create_model(name, **{x: stated[x] for x in tell if x in stated})
+    settings = timm_settings(theirs)
     H, W = settings["image_size"]
     return settings | ({"image_size": None} if H == W else {})  # its positions tell
 
@@ -237,9 +233,12 @@ def class_names(labels: Any, c: ViTConfig) -> tuple[str, ...]:
 def read_json(path: Path) -> dict[str, Any]:
     """What a JSON file holds; nothing if there is none."""
     try:
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     except ValueError as error:
         raise ValueError(f"{path} is damaged: {error}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} is damaged: it holds a {type(found).__name__}")
+    return found
 
 
 def library(name: str) -> Any:

@@ -64,7 +64,7 @@ $curves
 """)
 
 
-def report(
+def html_report(
     model: VisionTransformer,
     data: Data,
     logits: Float[Tensor, "M K"],
@@ -175,7 +175,7 @@ def worst_errors(model: VisionTransformer, data: Data, probabilities: Float[Tens
         return "<p>There is none: every test image is right.</p>"
     worst = wrong[sure[wrong].argsort(descending=True)][:WORST]
     reader = "the class token reads" if model.config.pool == "token" else "all tokens read"
-    figures = [error(model, data, probabilities[i], int(i), reader) for i in worst]
+    figures = [error_figure(model, data, probabilities[i], int(i), reader) for i in worst]
     return (
         f"<p>Shown: {len(worst)} of {len(wrong)}, the surest first. On the left is the image as "
         f"the model gets it, on the right what {reader} in the last block, as the mean over heads: "
@@ -184,7 +184,7 @@ def worst_errors(model: VisionTransformer, data: Data, probabilities: Float[Tens
     )
 
 
-def error(
+def error_figure(
     model: VisionTransformer, data: Data, shares: Float[Tensor, " K"], i: int, reader: str
 ) -> str:
     """One image that was taken for another class, and its attention map."""
