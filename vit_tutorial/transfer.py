@@ -96,7 +96,7 @@ def least_squares(
 ) -> nn.Linear:
     """A linear head in closed form: few-shot as in Section 4.1 of the paper.
 
-    W minimises |XW + b - Y|² + strength |W|², where Y is +1 for an image's class and -1 for the
+    W minimises ‖XW + b - Y‖² + strength ‖W‖², where Y is +1 for an image's class and -1 for the
     others: W = (XᵀX + strength I)⁻¹ XᵀY, with X and Y less their means, so that the bias is free.
     Solved in float64, also for M < D. Raises ValueError unless `strength` is above 0, and for a
     label outside 0..K-1.
