@@ -1,4 +1,4 @@
-"""The recipe, with one ingredient taken out at a time: what does each one give?
+"""The recipe with one ingredient changed at a time: what does each one give?
 
     python benchmarks/ablations.py                      every variant, three seeds each
     python benchmarks/ablations.py --only "no warm-up"  one of them (may be given again)
@@ -11,12 +11,13 @@ not made again, so that an interrupted benchmark goes on where it stopped.
 import argparse
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import record as records
 import torch
+from norm_placement import PostNorm
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -44,6 +45,13 @@ def unit_weights(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.Linear):
             nn.init.normal_(module.weight)
+
+
+def post_norm(model: nn.Module) -> None:
+    """Normalise after the sum, as the first Transformers did."""
+    blocks = model.encoder.blocks
+    model.encoder.blocks = nn.ModuleList(PostNorm(block) for block in blocks)
+    model.encoder.norm = nn.Identity()  # the last block has normalised already
 
 
 def raw(split: Split) -> Split:
@@ -75,7 +83,8 @@ def at_once(progress: float, warmup: float) -> float:
 class Variant:
     """The package's recipe, but for what is given."""
 
-    initialise: Callable[[nn.Module], None] = nothing
+    model: Mapping[str, Any] = field(default_factory=dict)
+    change: Callable[[nn.Module], None] = nothing
     split: Callable[[Split], Split] = lambda split: split
     augment: bool = True
     groups: Callable[[nn.Module, float], list[dict[str, Any]]] = parameter_groups
@@ -93,7 +102,15 @@ VARIANTS = {
     "decay on everything": Variant(groups=one_group),
     "softmax before the loss": Variant(loss=softmax_twice),
     "Adam with coupled L2": Variant(optimizer=torch.optim.Adam),
-    "initial weights of std 1": Variant(initialise=unit_weights),
+    "initial weights of std 1": Variant(change=unit_weights),
+    "post-norm": Variant(change=post_norm),
+    "no positions": Variant({"positions": "none"}),
+    "sine-cosine positions": Variant({"positions": "sincos"}),
+    "mean pooling": Variant({"pool": "mean"}),
+    "1 head": Variant({"heads": 1}),
+    "8 heads": Variant({"heads": 8}),
+    "patches of 4": Variant({"patch_size": 4}),
+    "patches of 14": Variant({"patch_size": 14}),
 }
 
 
@@ -111,8 +128,8 @@ def run(variant: Variant, data: Data, preset: str, epochs: int, seed: int) -> di
     start, config = time.perf_counter(), shortened(preset, epochs)
     data = replace(data, **{x: variant.split(getattr(data, x)) for x in ("train", "val", "test")})
     torch.manual_seed(seed)
-    model = VisionTransformer(model_config(data, PRESETS[preset].model))
-    variant.initialise(model)
+    model = VisionTransformer(model_config(data, PRESETS[preset].model | dict(variant.model)))
+    variant.change(model)
     optimizer = variant.optimizer(variant.groups(model, config.weight_decay), fused=True)
     generator = torch.Generator().manual_seed(seed)
     augment = random_affine if config.augment and variant.augment else None

@@ -101,4 +101,4 @@ def prepare(args: argparse.Namespace) -> tuple[dict[str, Any], Callable[[Variant
 
 
 if __name__ == "__main__":
-    sys.exit(records.study(__doc__, RECORD, VARIANTS, 1, prepare, seeds=5))
+    sys.exit(records.study(__doc__, RECORD, VARIANTS, None, prepare, seeds=5))

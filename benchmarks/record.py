@@ -25,7 +25,7 @@ def study(
     about: str,
     out: Path,
     variants: Mapping[str, Variant],
-    epochs: int,
+    epochs: int | None,
     prepare: Callable[[argparse.Namespace], tuple[dict[str, Any], Callable[[Variant, int], Any]]],
     data: Sequence[str] = ("mnist",),
     seeds: int = 3,
@@ -35,28 +35,18 @@ def study(
     `prepare` loads the data and gives the record's own part (data, sizes, budget) and the function
     that makes one run from a variant and a seed. Runs that the record holds are not made again, so
     an interrupted study goes on where it stopped, and n can grow later. Of several data sets each
-    has a record of its own, `out` with the data set's name behind. The exit code is 2 for
-    wrong input or missing data, 130 after Ctrl-C.
+    has a record of its own, `out` with the data set's name behind. With `epochs` None the variants
+    say how long they train. The exit code is 2 for wrong input or missing data, 130 after Ctrl-C.
     """
-    parser = argparse.ArgumentParser(
-        description=about, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--seeds", type=int, default=seeds, metavar="N", help=f"default {seeds}")
-    parser.add_argument(
-        "--epochs", type=int, default=epochs, metavar="N", help=f"of each run; default {epochs}"
-    )
-    parser.add_argument("--only", action="append", choices=variants, metavar="NAME")
-    parser.add_argument("--list", action="store_true", help="print the names of the variants")
-    parser.add_argument("--root", type=Path, metavar="DIR", help="where the data set lies")
-    parser.add_argument("--data", default=data[0], choices=data)
-    parser.add_argument("--out", type=Path, metavar="FILE", help="the record")
+    parser = options(about, variants, epochs, data, seeds)
     args = parser.parse_args()
     args.out = args.out or (out.with_stem(f"{out.stem}_{args.data}") if len(data) > 1 else out)
     if args.list:
         print(*variants, sep="\n")
         return 0
-    if min(args.seeds, args.epochs) < 1:
-        parser.error(f"--seeds {args.seeds}, --epochs {args.epochs}: both must be at least 1")
+    for name in ("seeds", "epochs"):
+        if getattr(args, name, 1) < 1:
+            parser.error(f"--{name} must be at least 1, got {getattr(args, name)}")
     try:
         what, run = prepare(args)
         record = start(args.out, what)
@@ -67,17 +57,37 @@ def study(
     names = args.only or variants
     todo = [pair for s in range(args.seeds) for n in names if (pair := (s, n)) not in made]
     print(f"{len(made)} runs in {args.out}, {len(todo)} to make", flush=True)
+    shared = {} if epochs is None else {"epochs": args.epochs}
     try:
         for number, (seed, name) in enumerate(todo, start=1):
             figures = run(variants[name], seed)
-            record["runs"].append({"variant": name, "seed": seed, "epochs": args.epochs, **figures})
+            record["runs"].append({"variant": name, "seed": seed, **shared, **figures})
             keep(args.out, record)
-            told = ", ".join(f"{key} {value}" for key, value in figures.items())
+            told = ", ".join(f"{k} {v}" for k, v in figures.items() if not isinstance(v, list))
             print(f"{number:3} of {len(todo)}: {name:<25} seed {seed}: {told}", flush=True)
     except KeyboardInterrupt:
         print(f"\n{parser.prog}: stopped; the record holds every finished run", file=sys.stderr)
         return 130
     return 0
+
+
+def options(
+    about: str, variants: Mapping[str, Any], epochs: int | None, data: Sequence[str], seeds: int
+) -> argparse.ArgumentParser:
+    """What every study can be told."""
+    parser = argparse.ArgumentParser(
+        description=about, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seeds", type=int, default=seeds, metavar="N", help=f"default {seeds}")
+    if epochs is not None:
+        said = f"of each run; default {epochs}"
+        parser.add_argument("--epochs", type=int, default=epochs, metavar="N", help=said)
+    parser.add_argument("--only", action="append", choices=variants, metavar="NAME")
+    parser.add_argument("--list", action="store_true", help="print the names of the variants")
+    parser.add_argument("--root", type=Path, metavar="DIR", help="where the data set lies")
+    parser.add_argument("--data", default=data[0], choices=data)
+    parser.add_argument("--out", type=Path, metavar="FILE", help="the record")
+    return parser
 
 
 def start(path: Path, what: dict[str, Any]) -> dict[str, Any]:
