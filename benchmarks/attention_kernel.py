@@ -17,7 +17,7 @@ import torch
 
 from vit_tutorial import attention
 from vit_tutorial.model import VisionTransformer, ViTConfig
-from vit_tutorial.train import parameter_groups, train_step
+from vit_tutorial.train import TrainConfig, parameter_groups, train_step
 
 RECORD = records.ROOT / "benchmarks" / "records" / "attention_kernel.json"
 WAYS = {"plain products": 10**9, "fused kernel": 0}  # the value of FUSED_FROM that picks each
@@ -43,7 +43,7 @@ def measure(size: tuple[int, ...], repeats: int) -> dict[str, object]:
     for repeat in range(repeats + 2):
         for way, attention.FUSED_FROM in WAYS.items():
             start = time.perf_counter()
-            train_step(model, optimizer, batch, 1e-3, 1.0)
+            train_step(model, optimizer, batch, 1e-3, TrainConfig())
             if repeat >= 2:  # the first two warm up
                 seconds[way].append(time.perf_counter() - start)
     medians = {way: statistics.median(times) for way, times in seconds.items()}

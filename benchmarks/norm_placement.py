@@ -36,9 +36,11 @@ class PostNorm(nn.Module):
         super().__init__()
         self.block = block
 
-    def forward(self, z: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+    def forward(
+        self, z: Float[Tensor, "B T D"], tokens: int | None = None
+    ) -> Float[Tensor, "B R D"]:
         z = self.block.norm1(z + self.block.attention(z))
-        return self.block.norm2(z + self.block.mlp(z))
+        return self.block.norm2(z + self.block.mlp(z))[:, :tokens]
 
 
 @dataclass(frozen=True)

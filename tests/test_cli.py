@@ -17,6 +17,7 @@ from vit_tutorial.model import VARIANTS, VisionTransformer, variant
 SMALL = ["--layers", "1", "--hidden-size", "16", "--mlp-size", "16", "--heads", "2"]
 QUICK = ["train", "--data", "digits", "--epochs", "1", "--device", "cpu", *SMALL]
 FILES = ["attention.png", "card.json", "curves.png", "metrics.jsonl", "model.safetensors"]
+KEPT = [*FILES, "state.safetensors"]
 
 
 def files(folder):
@@ -66,13 +67,12 @@ def test_help_shows_examples(command, capsys):
 
 def test_every_example_in_the_help_is_understood():
     lines = [line.split() for line in cli.EXAMPLES.splitlines()[1:]]
-    assert len(lines) == 6
+    assert len(lines) == 9
     for words in lines:
-        assert words[0] == "vit-tutorial"
-        if "MNIST," in words:  # what follows the first example is its explanation
-            words = words[: words.index("MNIST,")]
-        if "the" in words:
-            words = words[: words.index("the")]
+        assert words[0] in ("vit-tutorial", "torchrun")
+        words = words[words.index("vit_tutorial") :] if words[0] == "torchrun" else words
+        for explained in ("MNIST,", "the", "go"):
+            words = words[: words.index(explained)] if explained in words else words
         assert callable(cli.parser().parse_args(words[1:]).run)
 
 
@@ -109,7 +109,7 @@ def test_the_installed_command_and_the_module_are_the_same():
 
 def test_training_leaves_weights_card_history_curves_and_an_attention_picture(trained):
     out, said = trained
-    assert files(out) == FILES
+    assert files(out) == KEPT
     for name in FILES:
         assert str(out / name) in said
     for name in ("curves.png", "attention.png"):
@@ -168,7 +168,7 @@ def test_the_same_command_gives_the_same_history(trained, tmp_path, capsys):
 def test_training_does_not_overwrite_a_model(trained, capsys):
     out = trained[0]
     before = (out / "model.safetensors").read_bytes()
-    assert f"{out} already holds a model: give another --out" in refused(
+    assert f"{out} already holds a model: give another --out, or --resume" in refused(
         capsys, *QUICK, "--out", out
     )
     assert (out / "model.safetensors").read_bytes() == before
@@ -179,7 +179,7 @@ def test_without_a_name_training_takes_the_default_data_and_a_folder_of_its_own(
 ):
     monkeypatch.chdir(tmp_path)
     assert cli.main(["train", "--epochs", "1", *SMALL]) == 0
-    assert files(tmp_path / "runs" / "digits-seed0") == FILES
+    assert files(tmp_path / "runs" / "digits-seed0") == KEPT
     assert "1318 images to train on, 119 to validate" in capsys.readouterr().out
 
 
@@ -238,48 +238,13 @@ def test_a_folder_of_photographs_is_trained_on_evaluated_and_asked(tmp_path, cap
     assert {"dark", "light"} <= set(capsys.readouterr().out.split())
 
 
-def test_ctrl_c_keeps_the_last_checkpoint(tmp_path, monkeypatch, capsys):
-    def interrupted(model, data, training, generator, on_step):
-        yield next(train.train(model, data, training, generator, on_step=on_step))
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(cli, "train", interrupted)
-    out = tmp_path / "out"
-    assert cli.main([*QUICK, "--epochs", "3", "--out", str(out)]) == 130
-    said = capsys.readouterr()
-    assert f"stopped; {out / 'model.safetensors'} holds epoch 1" in said.out
-    assert said.err.endswith("vit-tutorial: stopped\n")
-    model, more = checkpoint.load(out / "model.safetensors")
-    assert more["epoch"] == 1
-    assert train.evaluate(model, load("digits").val).accuracy == more["history"][0]["val_accuracy"]
-    assert len((out / "metrics.jsonl").read_text().splitlines()) == 1
-
-
-def test_ctrl_c_in_the_first_epoch_leaves_no_checkpoint(tmp_path, monkeypatch, capsys):
-    def step(*arguments):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(train, "train_step", step)
-    assert cli.main([*QUICK, "--out", str(tmp_path / "out")]) == 130
-    assert files(tmp_path / "out") == ["metrics.jsonl"]
-    assert "holds epoch" not in capsys.readouterr().out
-
-
-def test_a_loss_that_is_not_finite_ends_with_one_line_and_keeps_the_last_checkpoint(
-    tmp_path, monkeypatch, capsys
-):
-    step, calls = train.train_step, []
-
-    def breaking(*arguments):
-        calls.append(1)
-        loss, accuracy = step(*arguments)
-        return (loss * float("nan") if len(calls) == 25 else loss), accuracy
-
-    monkeypatch.setattr(train, "train_step", breaking)
-    out = tmp_path / "out"
-    assert cli.main([*QUICK, "--epochs", "3", "--out", str(out)]) == 2
-    assert "the loss became nan at step 25" in capsys.readouterr().err.splitlines()[-1]
-    assert checkpoint.load(out / "model.safetensors")[1]["epoch"] == 1  # 20 steps each
+def test_options_of_the_larger_runs_reach_the_recipe():
+    words = "--optimizer muon --muon-rate 0.01 --average 0.9 --label-smoothing 0.1 --cutmix 1"
+    words += " --augmentation photo --precision bf16 --accumulate 2"
+    _, recipe = cli.configure(cli.parser().parse_args([*QUICK, *words.split()]), load("digits"))
+    assert (recipe.optimizer, recipe.muon_rate, recipe.average) == ("muon", 0.01, 0.9)
+    assert (recipe.label_smoothing, recipe.cutmix, recipe.augmentation) == (0.1, 1, "photo")
+    assert (recipe.precision, recipe.accumulate) == ("bf16", 2)
 
 
 # ---- evaluate and predict
@@ -392,6 +357,9 @@ def test_info_takes_another_size_and_number_of_classes(capsys):
         ([*QUICK, "--epochs", "0"], "epochs must be above 0, got 0"),
         ([*QUICK, "--pool", "max"], "unknown pool 'max'; did you mean 'mean'"),
         ([*QUICK, "--positions", "1d"], "unknown positions '1d'"),
+        ([*QUICK, "--optimizer", "sgd"], "unknown optimizer 'sgd'; did you mean"),
+        ([*QUICK, "--accumulate", "3"], "3 parts do not divide batch_size 64"),
+        ([*QUICK, "--seed", "-1"], "--seed must lie in 0..9223372036854775807, got -1"),
         ([*QUICK, "--dropout", "1"], "dropout must lie in [0, 1), got 1.0"),
         ([*QUICK, "--image-size", "32"], "image_size=32 is for folders; digits"),
         ([*QUICK, "--device", "gpu"], "cannot use the device 'gpu'"),

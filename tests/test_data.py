@@ -1,6 +1,7 @@
 """Data sets are held whole, split without overlap, and normalised by their own statistics."""
 
 import pickle
+import re
 import struct
 
 import numpy as np
@@ -13,14 +14,19 @@ from torch.testing import assert_close
 from vit_tutorial import data
 from vit_tutorial.data import (
     Data,
+    Files,
     Split,
     as_bytes,
     batches,
+    change_colours,
+    cutmix,
     data_root,
     default_dataset,
     digits,
     load,
+    pixel_statistics,
     random_affine,
+    random_photo,
 )
 
 
@@ -352,8 +358,14 @@ def test_images_of_many_sizes_are_brought_to_one(tmp_path, size, shape):
 def test_images_of_many_sizes_are_refused_if_no_size_is_given(tmp_path):
     write_folder(tmp_path)
     Image.new("RGB", (9, 7)).save(tmp_path / "cat" / "odd.png")
-    with pytest.raises(ValueError, match=r"odd.png has \(9, 7\) pixels, .*0.png has \(6, 4\)"):
+    with pytest.raises(ValueError, match=r"odd.png has \(9, 7\) pixels, the first .* \(6, 4\)"):
         load(f"folder:{tmp_path}")
+
+
+@pytest.mark.parametrize("size", [0, (4, -1)])
+def test_images_without_pixels_are_refused(tmp_path, size):
+    with pytest.raises(ValueError, match=rf"at least 1, got {re.escape(str(size))}"):
+        load(write_folder(tmp_path), image_size=size)
 
 
 def test_the_seed_draws_the_test_images_of_a_folder(tmp_path):
@@ -426,6 +438,95 @@ def test_labels_without_a_class_are_refused(labels, range_):
             Data("wrong", *parts, classes=["a", "b"])
 
 
+# ---- a folder too large for memory
+
+
+@pytest.fixture
+def on_disk(monkeypatch):
+    """A function that loads a folder as if no image fitted into memory."""
+
+    def load_lazily(name, workers=0, **options):
+        monkeypatch.setattr(data, "WORKERS", workers)
+        with monkeypatch.context() as patch:
+            patch.setattr(data, "MEMORY", 0)
+            return load(name, **options)
+
+    return load_lazily
+
+
+@pytest.mark.parametrize("size", [None, (5, 9)])
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+@pytest.mark.parametrize("halves", [False, True])
+def test_images_left_on_disk_are_the_same_data_set(tmp_path, on_disk, halves, mode, size):
+    for root in (tmp_path / "train", tmp_path / "test") if halves else (tmp_path,):
+        write_folder(root, mode=mode, count=8)
+    held, left = (f(f"folder:{tmp_path}", image_size=size, seed=3) for f in (load, on_disk))
+    for one, other in zip((held.train, held.val, held.test), (left.train, left.val, left.test),
+                          strict=True):  # fmt: skip
+        assert isinstance(one.images, torch.Tensor)
+        assert isinstance(other.images, Files)
+        assert other.images.shape == one.images.shape
+        assert torch.equal(other.images[:], one.images)
+        assert torch.equal(other.labels, one.labels)
+        assert torch.equal(other.mean, one.mean)
+        assert torch.equal(other.std, one.std)
+    assert left.classes == held.classes
+
+
+def test_memory_is_measured_in_bytes(tmp_path, monkeypatch):
+    name = write_folder(tmp_path)
+    monkeypatch.setattr(data, "MEMORY", 12 * 3 * 4 * 6)
+    assert isinstance(load(name).train.images, torch.Tensor)
+    monkeypatch.setattr(data, "MEMORY", 12 * 3 * 4 * 6 - 1)
+    assert isinstance(load(name).train.images, Files)
+
+
+def test_files_are_indexed_as_the_tensor_of_their_bytes_is(tmp_path, on_disk):
+    name = write_folder(tmp_path)
+    held, left = load(name).train.images, on_disk(name).train.images
+    for rows in (0, -1, slice(4), slice(1, None, 3), torch.tensor([7, 2, 2]), held[:, 0, 0, 0] > 9):
+        assert torch.equal(left[rows], held[rows])
+    assert torch.equal(left.take(torch.tensor([5, 1]))[:], held[[5, 1]])
+    assert torch.equal(torch.stack(list(left)), held)
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_a_pass_is_the_same_for_any_number_of_workers(tmp_path, on_disk, workers):
+    name = write_folder(tmp_path, count=12)
+    held, left = load(name).train, on_disk(name, workers).train
+    before = torch.get_rng_state()
+    for drawn in (generator, lambda: None):
+        passes = (batches(split, 4, drawn(), random_photo) for split in (held, left))
+        for one, other in zip(*passes, strict=True):
+            assert torch.equal(one[0], other[0])
+            assert torch.equal(one[1], other[1])
+    assert torch.equal(torch.get_rng_state(), before)  # dropout's
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_file_that_breaks_during_training_is_named_in_one_line(tmp_path, on_disk, workers):
+    split = on_disk(write_folder(tmp_path), workers).train
+    split.images.paths[3].write_bytes(b"no picture")
+    message = rf"^cannot read the image {split.images.paths[3]}: [^\n]*$"
+    with pytest.raises(ValueError, match=message):
+        list(batches(split, 2, generator()))
+
+
+def test_a_file_of_another_size_is_named_when_it_is_read(tmp_path, on_disk):
+    split = on_disk(write_folder(tmp_path)).train
+    Image.new("RGB", (9, 7)).save(split.images.paths[3])
+    with pytest.raises(ValueError, match=rf"^{split.images.paths[3]} has \(9, 7\) pixels"):
+        split.images[:]
+
+
+def test_mean_and_std_of_files_are_those_of_the_first_4000(tmp_path):
+    Image.new("L", (1, 1), 51).save(tmp_path / "one.png")
+    paths = [tmp_path / "one.png"] * 4000 + [tmp_path / "missing.png"]
+    mean, std = pixel_statistics(Files(paths, "L", (1, 1), False), torch.arange(4001))
+    assert_close(mean, torch.tensor([0.2]))
+    assert_close(std, torch.tensor([1e-6]))
+
+
 # ---- batches
 
 
@@ -496,19 +597,20 @@ def test_a_batch_larger_than_the_data_is_refused_with_both_numbers(numbered):
 # ---- augmentation
 
 
-def test_augmentation_draws_from_the_generator_and_nowhere_else():
+@pytest.mark.parametrize("augment", [random_affine, random_photo])
+def test_augmentation_draws_from_the_generator_and_nowhere_else(augment):
     images, before = torch.rand(8, 1, 12, 12), torch.get_rng_state()
-    same, again = (random_affine(images, generator(1)) for _ in range(2))
+    same, again = (augment(images, generator(1)) for _ in range(2))
     assert torch.equal(same, again)
-    assert not torch.equal(same, random_affine(images, generator(2)))
+    assert not torch.equal(same, augment(images, generator(2)))
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_every_image_of_a_batch_is_moved_by_its_own_amount():
-    dot = torch.zeros(1, 1, 15, 15)
-    dot[..., 7, 7] = 1
-    moved = random_affine(dot.repeat(16, 1, 1, 1), generator())
-    assert len(moved.flatten(1).unique(dim=0)) == 16
+@pytest.mark.parametrize("augment", [random_affine, random_photo])
+def test_every_image_of_a_batch_is_changed_by_its_own_amount(augment):
+    image = torch.rand(1, 3, 15, 15)
+    changed = augment(image.repeat(16, 1, 1, 1), generator())
+    assert len(changed.flatten(1).unique(dim=0)) == 16
 
 
 @pytest.mark.parametrize("strength", [0.5, 1.0])
@@ -525,9 +627,11 @@ def test_an_image_moves_by_at_most_7_percent_of_its_side_times_the_strength(stre
         assert 5.5 < way.abs().max() / strength < 7 * 1.12 / 0.88 * 1.3
 
 
-def test_at_strength_0_every_image_stays_as_it_is():
-    images = torch.rand(4, 1, 12, 12)
-    assert_close(random_affine(images, generator(), 0.0), images, atol=1e-5, rtol=1e-5)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("augment", [random_affine, random_photo])
+def test_at_strength_0_every_image_stays_as_it_is(augment, dtype):
+    images = torch.rand(4, 3, 12, 16, dtype=dtype)
+    assert_close(augment(images, generator(), 0.0), images, atol=1e-5, rtol=1e-5)
 
 
 def test_colours_move_together():
@@ -546,3 +650,127 @@ def test_an_augmented_image_is_still_the_same_image():
     upright = moved.sum(dim=(1, 2)).amax(dim=1)  # most ink in one column
     lying = moved.sum(dim=(1, 3)).amax(dim=1)
     assert (upright > lying).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("strength", [0.5, 1.0, 2.0])
+def test_a_changed_photo_keeps_its_type_and_stays_between_black_and_white(strength, dtype):
+    images = torch.rand(300, 3, 16, 24).to(dtype)
+    changed = random_photo(images, generator(), strength)
+    assert changed.shape == images.shape
+    assert changed.dtype == dtype
+    assert 0 <= changed.min() < changed.max() <= 1
+    assert 0.4 < changed.float().mean() < 0.52  # darker: what is bright may be inverted
+
+
+def test_half_of_the_photos_are_mirrored():
+    images = torch.zeros(1000, 3, 16, 16)
+    images[..., 8:] = 1
+    changed = random_photo(images, generator())
+    left, right = changed[..., :8].mean(dim=(1, 2, 3)), changed[..., 8:].mean(dim=(1, 2, 3))
+    assert 0.4 < (left > right).float().mean() < 0.6
+
+
+def test_a_crop_moves_a_photo_by_whole_pixels_up_to_an_eighth_of_its_side(monkeypatch):
+    monkeypatch.setattr(data, "change_colours", lambda images, amounts: images)
+    images = torch.zeros(600, 1, 16, 32)
+    images[:, 0, 8, 15:17] = 1  # mirrored, it lies where it lay
+    moved = random_photo(images, generator())[:, 0]
+    sharp = ((moved - moved.round()).abs() < 1e-4).all(dim=1).all(dim=1)  # neither turned nor bent
+    assert 0.3 < sharp.float().mean() < 0.55
+    _, down, right = moved[sharp].round().nonzero().unbind(dim=1)
+    assert sorted(set(down.tolist())) == [6, 7, 8, 9, 10]
+    assert (right.min().item(), right.max().item()) == (15 - 4, 16 + 4)
+
+
+def test_each_photo_is_changed_in_two_of_eight_ways(monkeypatch):
+    seen = []
+
+    def watched(images, amounts):
+        seen.append(amounts)
+        return images
+
+    monkeypatch.setattr(data, "change_colours", watched)
+    random_photo(torch.rand(4000, 1, 2, 2), generator(), 0.5)
+    assert (seen[0] != 0).sum(dim=0).unique().tolist() == [0, 1, 2]
+    assert (seen[0] != 0).float().mean(dim=1).tolist() == pytest.approx([1 / 4] * 5, abs=0.03)
+    assert seen[0].abs().max().item() == pytest.approx(0.5, abs=0.01)
+
+
+def test_colours_are_changed_as_the_amounts_say():
+    image = torch.tensor([0.1, 0.2, 0.6]).view(1, 3, 1, 1).repeat(1, 1, 3, 3)
+    image[0, :, 1, 1] = 0.3
+    ways = change_colours(image.repeat(6, 1, 1, 1), torch.eye(5, 6) * torch.tensor(
+        [1, -1, -1, -1, 1, 0]))  # fmt: skip
+    assert_close(ways[0], 1.5 * image[0])
+    assert_close(ways[1], (image[0] + image.mean()) / 2)
+    assert_close(ways[2], (image[0] + image[0].mean(dim=0)) / 2)
+    assert_close(ways[3, :, 1, 1], image[0].mean(dim=(1, 2)))  # of its 3 x 3 neighbours
+    assert_close(ways[4], torch.where(image[0] > 0.5, 1 - image[0], image[0]))
+    assert_close(ways[5], image[0])
+
+
+def test_a_grey_photo_stays_grey():
+    changed = random_photo(torch.rand(64, 1, 8, 8).repeat(1, 3, 1, 1), generator())
+    assert_close(changed, changed[:, :1].expand(-1, 3, -1, -1), atol=1e-5, rtol=1e-5)
+
+
+# ---- cutmix
+
+
+def numbered_mix(B=64, alpha=1.0, seed=0):
+    """Images whose pixels are their number, which is their class too, mixed."""
+    images = torch.arange(float(B)).view(-1, 1, 1, 1).repeat(1, 2, 8, 12)
+    return cutmix(images, torch.arange(B), B, generator(seed), alpha)
+
+
+def test_soft_labels_are_the_shares_of_the_area():
+    mixed, soft = numbered_mix()
+    for n in range(64):
+        assert_close(soft[n], torch.bincount(mixed[n, 0].long().flatten(), minlength=64) / 96)
+    assert_close(soft.sum(dim=1), torch.ones(64))
+
+
+def test_what_is_pasted_is_one_box_of_the_same_place_in_another_image():
+    images = torch.rand(64, 2, 8, 12)
+    mixed, _ = cutmix(images, torch.arange(64), 64, generator())
+    numbers, _ = numbered_mix()
+    own = torch.arange(64).view(-1, 1, 1)
+    pasted = numbers[:, 0] != own  # (B H W)
+    rows, columns = pasted.any(dim=2), pasted.any(dim=1)
+    assert torch.equal(pasted, rows[:, :, None] & columns[:, None, :])
+    for side in (rows, columns):
+        assert (side.byte().diff(dim=1, prepend=side[:, :1] * 0).eq(1).sum(dim=1) <= 1).all()
+    for n, image in enumerate(mixed):
+        other = images[int(numbers[n, 0][pasted[n]][0])] if pasted[n].any() else images[n]
+        assert torch.equal(image, torch.where(pasted[n], other, images[n]))
+
+
+def test_every_image_has_a_box_of_its_own_drawn_from_the_generator_alone():
+    before, numpys = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    (mixed, soft), (again, _), (other, _) = numbered_mix(), numbered_mix(), numbered_mix(seed=1)
+    assert torch.equal(mixed, again)
+    assert not torch.equal(mixed, other)
+    assert len(soft.amax(dim=1).unique()) > 16
+    assert torch.equal(torch.get_rng_state(), before)
+    assert (np.random.get_state()[1] == numpys).all()  # noqa: NPY002
+
+
+def test_a_small_alpha_pastes_a_whole_image_or_nothing_a_large_one_half():
+    little, half = (1 - numbered_mix(512, alpha)[1].diagonal() for alpha in (0.01, 100.0))
+    assert 0.4 < (little == 0).float().mean() < 0.6
+    assert little.max() > 0.9  # a box in the middle; the border cuts off part of any other
+    assert 0.15 < half.mean() < 0.5
+    assert 0.4 < half.max() < 0.65
+
+
+def test_soft_labels_go_into_the_loss_and_keep_the_images_type():
+    images, labels = torch.rand(8, 3, 4, 4, dtype=torch.float64), torch.arange(8) % 3
+    mixed, soft = cutmix(images, labels, 3, generator())
+    assert mixed.dtype == soft.dtype == torch.float64
+    torch.nn.functional.cross_entropy(torch.randn(8, 3).double(), soft, label_smoothing=0.1)
+
+
+def test_an_alpha_of_0_is_refused():
+    with pytest.raises(ValueError, match="a <= 0"):
+        numbered_mix(alpha=0.0)

@@ -21,6 +21,7 @@ from vit_tutorial.model import VisionTransformer, ViTConfig
 from vit_tutorial.report import confusion, headline, html_report, wilson
 
 FILES = ["card.json", "metrics.jsonl", "model.safetensors", "report.html"]
+KEPT = [*FILES, "state.safetensors"]
 ODD = '<b>$a_$ & "b"'
 COLOURS = {ODD: (200, 60, 60), "green": (60, 200, 60), "zebra": (60, 60, 200)}
 
@@ -96,7 +97,7 @@ class Page(HTMLParser):
 
 def test_finetuning_leaves_weights_card_history_and_report(run):
     out, weights, said = run
-    assert sorted(path.name for path in out.iterdir()) == FILES
+    assert sorted(path.name for path in out.iterdir()) == KEPT
     assert all(str(out / name) in said for name in FILES)
     card = json.loads((out / "card.json").read_text())
     assert (card["weights"], card["seed"], card["test_images"]) == (weights, 2, 7)
@@ -128,6 +129,24 @@ def test_the_same_seed_gives_the_same_history(run, photos, tmp_path):
     torch.manual_seed(99)  # whatever was drawn before must not matter
     assert finetune(photos, run[1], tmp_path / "a", "--seed", "2", "--epochs", "4") == 0
     lines = [(out / "metrics.jsonl").read_text() for out in (run[0], tmp_path / "a")]
+    one, again = (re.sub(r'"seconds": [^}]*', "", text) for text in lines)
+    assert one == again
+
+
+def test_a_stopped_finetuning_goes_on_and_ends_with_the_same_figures(
+    run, photos, tmp_path, monkeypatch
+):
+    def stopping(*arguments):
+        yield next(train.train(*arguments))
+        raise KeyboardInterrupt("after the first epoch")
+
+    words = ["--seed", "2", "--epochs", "4", "--save-minutes", "0"]
+    monkeypatch.setattr(cli, "train", stopping)
+    assert finetune(photos, run[1], tmp_path / "out", *words) == 130
+    monkeypatch.setattr(cli, "train", train.train)
+    more = ["finetune", "--data", f"folder:{photos}", "--resume", "--out", str(tmp_path / "out")]
+    assert cli.main(more) == 0
+    lines = [(out / "metrics.jsonl").read_text() for out in (run[0], tmp_path / "out")]
     one, again = (re.sub(r'"seconds": [^}]*', "", text) for text in lines)
     assert one == again
 
@@ -176,7 +195,7 @@ def test_a_folder_of_six_images_is_enough(tmp_path):
             Image.new("L", (9, 9), 40 * i).save(tmp_path / "few" / name / f"{i}.png")
     weights = pretrained(tmp_path / "old.safetensors")
     assert finetune(tmp_path / "few", weights, tmp_path / "out") == 0
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == FILES
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == KEPT
 
 
 def test_without_a_name_the_output_folder_is_called_after_the_images(

@@ -75,7 +75,7 @@ CONTRACT = {
     "data.Split": "images labels mean std",
     "data.Data": "name train val test classes",
     "data.default_dataset": "",
-    "data.batches": "split batch_size generator augment device",
+    "data.batches": "split batch_size generator augment device start",
     "train.train": "model data config generator state on_step",
     "train.evaluate": "model split batch_size",
     "train.schedule": "progress warmup",

@@ -11,9 +11,11 @@ from torch import nn
 from torch.nn import functional as F
 from torch.testing import assert_close
 
+from vit_tutorial import checkpoint
 from vit_tutorial import train as training
 from vit_tutorial.data import Data, Split
 from vit_tutorial.model import VisionTransformer, ViTConfig
+from vit_tutorial.muon import Muon, orthogonal
 from vit_tutorial.train import (
     PRESETS,
     Step,
@@ -174,7 +176,7 @@ def test_a_step_reports_the_loss_and_accuracy_before_its_update():
     expected = -logits.log_softmax(dim=1)[torch.arange(8), labels].mean()
     hits = sum(row.argmax().item() == label for row, label in zip(logits, labels, strict=True))
     optimizer = torch.optim.AdamW(made.parameters())
-    loss, accuracy = train_step(made, optimizer, (images, labels), 1e-3, 1.0)
+    loss, accuracy = train_step(made, optimizer, (images, labels), 1e-3, recipe())
     assert_close(loss, expected.detach())
     assert accuracy.item() == hits / 8
     assert not torch.equal(made(images), logits)
@@ -185,7 +187,7 @@ def test_a_step_forgets_the_gradients_of_the_step_before():
     for made, steps in ((once, 1), (twice, 2)):
         optimizer = torch.optim.SGD(made.parameters(), lr=0.0)
         for _ in range(steps):
-            train_step(made, optimizer, batch(), 0.0, 1e9)
+            train_step(made, optimizer, batch(), 0.0, recipe(gradient_clip=1e9))
     assert_close(once.head.weight.grad, twice.head.weight.grad)
 
 
@@ -196,7 +198,9 @@ def test_all_gradients_together_are_cut_to_a_norm(clip):
     before = [p.grad.clone() for p in made.parameters()]
     norm = torch.cat([g.flatten() for g in before]).norm()
     assert norm > 0.01
-    train_step(made, torch.optim.SGD(made.parameters(), lr=0.0), batch(), 0.0, clip)
+    train_step(
+        made, torch.optim.SGD(made.parameters(), lr=0.0), batch(), 0.0, recipe(gradient_clip=clip)
+    )
     factor = min(1.0, clip / norm.item())
     for parameter, gradient in zip(made.parameters(), before, strict=True):
         assert_close(parameter.grad, factor * gradient, atol=1e-7, rtol=1e-4)
@@ -206,9 +210,138 @@ def test_one_batch_can_be_learned_by_heart():
     made, labels = model(), torch.randint(K, (8,))  # labels without rhyme or reason
     optimizer = torch.optim.AdamW(made.parameters())
     images = torch.randn(8, 1, 8, 8)
-    losses = [train_step(made, optimizer, (images, labels), 1e-2, 1.0)[0] for _ in range(100)]
+    losses = [train_step(made, optimizer, (images, labels), 1e-2, recipe())[0] for _ in range(100)]
     assert losses[0].item() == pytest.approx(math.log(K))
     assert losses[-1] < 0.01
+
+
+@pytest.mark.parametrize("accumulate", [2, 4, 8])
+def test_parts_of_a_batch_give_the_gradient_loss_and_accuracy_of_the_whole(accumulate):
+    whole, parted = model(), model()
+    for made in (whole, parted):
+        nn.init.normal_(made.head.weight, generator=seeded())
+    outcomes = [
+        train_step(made, torch.optim.SGD(made.parameters()), batch(), 0.1, recipe(accumulate=parts))
+        for made, parts in ((whole, 1), (parted, accumulate))
+    ]
+    assert_close(outcomes[0], outcomes[1])
+    for one, other in zip(whole.parameters(), parted.parameters(), strict=True):
+        assert_close(one.grad, other.grad)
+        assert_close(one, other)
+
+
+def test_label_smoothing_is_the_loss_against_softened_labels():
+    made, (images, labels) = model(), batch()
+    nn.init.normal_(made.head.weight)
+    soft = 0.8 * F.one_hot(labels, K) + 0.2 / K
+    expected = -(soft * made(images).log_softmax(dim=1)).sum(dim=1).mean()
+    optimizer = torch.optim.SGD(made.parameters())
+    for known, smoothing in ((labels, 0.2), (soft, 0.0)):
+        config = recipe(label_smoothing=smoothing)
+        loss, _ = train_step(made, optimizer, (images, known), 0.0, config)
+        assert_close(loss, expected.detach())
+
+
+def test_bf16_rounds_the_products_and_keeps_weights_and_loss_in_float32():
+    plain, rounded = model(), model()
+    losses = []
+    for made, precision in ((plain, "float32"), (rounded, "bf16")):
+        nn.init.normal_(made.head.weight, generator=seeded())
+        optimizer = torch.optim.SGD(made.parameters())
+        losses.append(train_step(made, optimizer, batch(), 0.1, recipe(precision=precision))[0])
+    assert losses[0] != losses[1]
+    assert_close(losses[0], losses[1], atol=0, rtol=0.02)
+    assert losses[1].dtype == rounded.head.weight.dtype == torch.float32
+
+
+# ---- Muon and the mean of the weights
+
+
+def test_orthogonal_is_near_the_matrix_with_the_same_directions_and_no_lengths():
+    for rows, columns in ((5, 9), (9, 5), (6, 6)):
+        left, right = torch.randn(2, rows, rows), torch.randn(2, columns, columns)
+        U, V = torch.linalg.qr(left)[0], torch.linalg.qr(right)[0]
+        k = min(rows, columns)
+        lengths = torch.linspace(0.2, 1, k).expand(2, k)
+        found = orthogonal((U[:, :, :k] * lengths[:, None]) @ V[:, :, :k].mT)
+        coordinates = U[:, :, :k].mT @ found @ V[:, :, :k]
+        near = coordinates.diagonal(dim1=1, dim2=2)
+        assert 0.6 < near.min() < near.max() < 1.3
+        assert_close(coordinates - torch.diag_embed(near), torch.zeros(2, k, k), atol=1e-4, rtol=0)
+
+
+def test_muon_takes_the_steps_of_pytorchs_but_for_its_rounding():
+    if not hasattr(torch.optim, "Muon"):
+        pytest.skip("this PyTorch has no Muon")
+    start = [torch.randn(12, 6), torch.randn(6, 12), torch.randn(12, 6)]
+    ours, theirs = ([nn.Parameter(w.clone()) for w in start] for _ in range(2))
+    groups = [{"params": ours, "parts": 1, "weight_decay": 0.1}]
+    pair = Muon(groups, lr=0.02), torch.optim.Muon(theirs, lr=0.02, weight_decay=0.1)
+    for _ in range(5):
+        for one, other in zip(ours, theirs, strict=True):
+            one.grad = torch.randn_like(one)
+            other.grad = one.grad.clone()
+        for optimizer in pair:
+            optimizer.step()
+    for one, other, before in zip(ours, theirs, start, strict=True):
+        moved = (other - before).norm()
+        assert (one - other).norm() < 0.02 * moved
+
+
+def test_muon_moves_q_k_and_v_each_by_itself_and_the_rest_as_adamw():
+    packed, whole = nn.Parameter(torch.randn(12, 4)), torch.randn(12, 4)
+    three = [nn.Parameter(part.clone()) for part in packed.detach().chunk(3)]
+    bias = [nn.Parameter(torch.ones(3)) for _ in range(2)]
+    packed.grad = whole
+    for parameter, part in zip(three, whole.chunk(3), strict=True):
+        parameter.grad = part.clone()
+    for parameter in bias:
+        parameter.grad = torch.tensor([1.0, -2.0, 3.0])
+    settings = dict(lr=0.1, weight_decay=0.3)
+    Muon([{"params": [packed], "parts": 3}, {"params": bias[:1]}], **settings).step()
+    Muon([{"params": three, "parts": 1}], **settings).step()
+    torch.optim.AdamW(bias[1:], **settings).step()
+    assert_close(packed.detach(), torch.cat([part.detach() for part in three]))
+    assert torch.equal(bias[0], bias[1])
+
+
+def test_muon_gets_the_matrices_inside_the_blocks_at_its_own_rate_and_adamw_the_rest():
+    made = model()
+    config = recipe(optimizer="muon", learning_rate=0.01, muon_rate=0.05)
+    names = {id(p): name for name, p in made.named_parameters()}
+    optimizer = training.make_optimizer(made, config)
+    found = sorted(names[id(p)] for group in optimizer.param_groups for p in group["params"])
+    assert found == sorted(names.values())
+    for group in optimizer.param_groups:
+        for name in (names[id(p)] for p in group["params"]):
+            inside = name.startswith("encoder.blocks") and made.get_parameter(name).ndim == 2
+            assert group.get("parts") == (3 if "qkv.weight" in name else 1 if inside else None), (
+                name
+            )
+            assert group.get("scale", 1.0) == pytest.approx(5.0 if inside else 1.0)
+
+
+def test_muon_learns():
+    *_, last = train(model(), DATA, recipe(epochs=12, augment=0.0, optimizer="muon"), seeded())
+    assert last.val_accuracy == 1.0
+
+
+def test_the_average_is_a_running_mean_with_a_short_memory_at_first():
+    made, path = model(), []
+    config = recipe(average=0.5, epochs=2)
+    mean = weights(made)
+
+    def on_step(step):
+        path.append(weights(made).clone())
+
+    for epoch in train(made, DATA, config, seeded(), on_step=on_step):
+        for step in range(len(path) - PER_EPOCH, len(path)):
+            decay = min(0.5, (2 + step) / (11 + step))  # steps count from 1
+            mean = decay * mean + (1 - decay) * path[step]
+        assert_close(weights(made), mean)  # what a record is about
+        assert evaluate(made, DATA.val) == (epoch.val_loss, epoch.val_accuracy)
+        raw = torch.cat([value.flatten() for value in epoch.state.part("model").values()])
+        assert torch.equal(raw, path[-1])
 
 
 # ---- training
@@ -241,10 +374,43 @@ def test_training_resumed_from_a_state_equals_training_without_a_stop(stop):
     assert torch.equal(weights(other), weights(whole))
 
 
+class Stop(Exception):
+    """Somebody pressed Ctrl-C."""
+
+
+RICH = dict(optimizer="muon", average=0.8, label_smoothing=0.1, accumulate=2)
+
+
+@pytest.mark.parametrize("changes", [{}, RICH, dict(cutmix=1.0, augmentation="photo")])
+@pytest.mark.parametrize("stop", [1, 4, 5, 11, 15])
+def test_training_resumed_within_an_epoch_equals_training_without_a_stop(stop, changes):
+    states = []
+
+    def on_step(step):
+        if step.number == stop:
+            states.append(step.state())
+            raise Stop
+
+    whole, halved, config = model(0.1), model(0.1), recipe(**changes)
+    torch.manual_seed(7)
+    uninterrupted = list(train(whole, DATA, config, seeded()))
+    torch.manual_seed(7)
+    with pytest.raises(Stop):
+        list(train(halved, DATA, config, seeded(), on_step=on_step))
+    (state,) = states
+    assert (state.epoch, state.step) == divmod(stop, PER_EPOCH) or state.step == PER_EPOCH
+    other = model(0.1, seed=9)
+    rest = list(train(other, DATA, config, seeded(99), state))
+    assert figures(rest) == figures(uninterrupted[state.epoch :])
+    assert torch.equal(weights(other), weights(whole))
+
+
 def test_a_state_survives_a_file(tmp_path):
     *_, last = islice(train(model(0.1), DATA, recipe(), seeded()), 1)
-    torch.save(last.state.__dict__, tmp_path / "state.pt")
-    read = training.State(**torch.load(tmp_path / "state.pt", weights_only=True))
+    checkpoint.save_state(tmp_path / "state", last.state, {"seed": 3})
+    read, about = checkpoint.load_state(tmp_path / "state")
+    assert about == {"seed": 3}
+    assert (read.epoch, read.step) == (1, 0)
     runs = [model(seed=1), model(seed=2)]
     for made, state in zip(runs, (last.state, read), strict=True):
         list(train(made, DATA, recipe(), seeded(), state=state))
@@ -256,13 +422,14 @@ def test_a_state_stays_as_it_was_while_training_goes_on():
     epochs = train(made, DATA, recipe(), seeded())
     first = next(epochs)
     then = weights(made).clone()
-    momenta = [m["exp_avg"].clone() for m in first.state.optimizer["state"].values()]
+    momenta = {n: t.clone() for n, t in first.state.part("optimizer").items()}
     list(epochs)
-    kept = torch.cat([value.flatten() for value in first.state.model.values()])
+    kept = torch.cat([value.flatten() for value in first.state.part("model").values()])
     assert torch.equal(kept, then)
     assert not torch.equal(kept, weights(made))
-    for momentum, entry in zip(momenta, first.state.optimizer["state"].values(), strict=True):
-        assert torch.equal(momentum, entry["exp_avg"])
+    assert any(name.endswith("exp_avg") for name in momenta)
+    for name, tensor in first.state.part("optimizer").items():
+        assert torch.equal(momenta[name], tensor)
 
 
 def test_training_can_be_resumed_from_one_state_again_and_again():
@@ -380,8 +547,8 @@ def test_a_loss_that_is_not_finite_stops_training_and_brings_back_the_last_good_
     with pytest.raises(ValueError, match=f"the loss became nan at step {named} .* epoch 1 left it"):
         next(epochs)
     assert torch.equal(weights(made), then)
-    assert torch.equal(drawn.get_state(), good.state.generator)
-    assert torch.equal(torch.get_rng_state(), good.state.dropout)
+    assert torch.equal(drawn.get_state(), good.state.tensors["epoch.generator"])
+    assert torch.equal(torch.get_rng_state(), good.state.tensors["epoch.dropout"])
 
 
 def test_a_loss_that_is_not_finite_at_once_leaves_the_model_as_it_was_given():
@@ -459,6 +626,14 @@ def test_a_batch_larger_than_the_training_images_is_refused():
         (dict(warmup=-0.1), r"warmup must lie in \[0, 1\), got -0.1"),
         (dict(weight_decay=-0.1), "weight_decay must not be negative, got -0.1"),
         (dict(augment=-1.0), "augment must not be negative, got -1.0"),
+        (dict(average=1.0), r"average must lie in \[0, 1\), got 1.0"),
+        (dict(label_smoothing=-0.1), r"label_smoothing must lie in \[0, 1\), got -0.1"),
+        (dict(muon_rate=0.0), "muon_rate must be above 0, got 0.0"),
+        (dict(accumulate=3), "3 parts do not divide batch_size 128"),
+        (dict(cutmix=-1.0), "cutmix must not be negative, got -1.0"),
+        (dict(optimizer="adam"), "unknown optimizer 'adam'; did you mean 'adamw'"),
+        (dict(precision="fp8"), "unknown precision 'fp8'"),
+        (dict(augmentation="photos"), "unknown augmentation 'photos'; did you mean 'photo'"),
     ],
 )
 def test_a_recipe_that_makes_no_sense_is_refused(wrong, message):
@@ -478,14 +653,18 @@ def test_the_data_fix_image_size_channels_and_classes():
     assert model_config(DATA, shape).image_size == 8
 
 
-@pytest.mark.parametrize("name", PRESETS)
-def test_a_preset_fits_its_data_and_has_at_most_250_thousand_parameters(name):
-    images = torch.zeros(10, 1, 28, 28, dtype=torch.uint8)
-    ten = Split(images, torch.arange(10), torch.zeros(1), torch.ones(1))
+@pytest.mark.parametrize(
+    ("name", "C", "size", "limit"),
+    [(name, 1, 28, 250_000) for name in PRESETS if name != "cifar10"]
+    + [("cifar10", 3, 32, 4_000_000)],
+)
+def test_a_preset_fits_its_data_and_stays_small(name, C, size, limit):
+    images = torch.zeros(10, C, size, size, dtype=torch.uint8)
+    ten = Split(images, torch.arange(10), torch.zeros(C), torch.ones(C))
     config = model_config(Data(name, ten, ten, ten, list("0123456789")), PRESETS[name].model)
     with torch.device("meta"):
         made = VisionTransformer(config)
-    assert sum(parameter.numel() for parameter in made.parameters()) <= 250_000
+    assert sum(parameter.numel() for parameter in made.parameters()) <= limit
 
 
 @pytest.mark.parametrize(

@@ -183,7 +183,7 @@ def test_the_first_step_moves_every_part_by_its_own_rate():
     of, batch = model(), (torch.randn(8, 3, 16, 16), torch.arange(8) % 5)
     factors, before = scales(of, 0.5), {n: p.detach().clone() for n, p in of.named_parameters()}
     optimizer = torch.optim.AdamW(layer_groups(of, parameter_groups(of, 0.0), 0.5))
-    train_step(of, optimizer, batch, 1e-3, 1e9)
+    train_step(of, optimizer, batch, 1e-3, TrainConfig(gradient_clip=1e9))
     for (
         name,
         parameter,

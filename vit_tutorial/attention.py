@@ -13,19 +13,22 @@ FUSED_FROM = 128
 
 
 def attention_weights(
-    q: Float[Tensor, "*heads T d"], k: Float[Tensor, "*heads T d"]
-) -> Float[Tensor, "*heads T T"]:
-    """softmax(q kᵀ / √d), Equation 6: row t says how much token t reads from every token."""
+    q: Float[Tensor, "*heads R d"], k: Float[Tensor, "*heads T d"]
+) -> Float[Tensor, "*heads R T"]:
+    """softmax(q kᵀ / √d), Equation 6: row t says how much token t reads from every token.
+
+    A row needs one query and all keys, so there may be fewer queries than keys: R of T.
+    """
     d = q.shape[-1]
     scores = (q / math.sqrt(d)) @ k.transpose(-2, -1)
     return scores.softmax(dim=-1)
 
 
 def attend(
-    q: Float[Tensor, "*heads T d"], k: Float[Tensor, "*heads T d"], v: Float[Tensor, "*heads T d"]
-) -> Float[Tensor, "*heads T d"]:
+    q: Float[Tensor, "*heads R d"], k: Float[Tensor, "*heads T d"], v: Float[Tensor, "*heads T d"]
+) -> Float[Tensor, "*heads R d"]:
     """softmax(q kᵀ / √d) v, Equations 6 and 7, by whichever of two equal ways is faster."""
-    if q.device.type == "cpu" and q.shape[-2] < FUSED_FROM:
+    if q.device.type == "cpu" and k.shape[-2] < FUSED_FROM:
         return attention_weights(q, k) @ v
     return F.scaled_dot_product_attention(q, k, v)
 
@@ -45,9 +48,13 @@ class MultiHeadSelfAttention(nn.Module):
         self.qkv = nn.Linear(D, 3 * D)
         self.projection = nn.Linear(D, D)
 
-    def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+    def forward(
+        self, x: Float[Tensor, "B T D"], tokens: int | None = None
+    ) -> Float[Tensor, "B R D"]:
+        """What every token reads (R = T), or only the first R = `tokens` of them."""
         q, k, v = self.split_heads(x)
-        return self.projection(rearrange(attend(q, k, v), "B h T d -> B T (h d)"))
+        read = attend(q[:, :, :tokens], k, v)
+        return self.projection(rearrange(read, "B h R d -> B R (h d)"))
 
     def weights(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B h T T"]:
         """The attention weights of every head."""

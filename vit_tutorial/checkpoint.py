@@ -21,8 +21,9 @@ from torchvision.transforms import functional as F
 from vit_tutorial.data import Data, read_image
 from vit_tutorial.errors import unknown
 from vit_tutorial.model import VisionTransformer, ViTConfig
+from vit_tutorial.train import State
 
-FORMAT = "vit_tutorial 1"
+FORMAT, STATE_FORMAT = "vit_tutorial 1", "vit_tutorial state 1"
 PRETRAINED = Path(__file__).parent / "pretrained"
 FOREIGN = (".npz", ".pth", ".pt", ".bin")  # files of others, beside their safetensors
 
@@ -83,13 +84,83 @@ def save(path: str | Path, model: VisionTransformer, **more: Any) -> None:
         "config": json.dumps(asdict(model.config)),
         "more": json.dumps(more),
     }
-    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    write(path, to_bytes(tensors, header))
+    write(path, pack(model.state_dict(), header))
+
+
+def save_state(path: str | Path, state: State, about: dict[str, Any]) -> None:
+    """Write all that resumes a training, and what `about` says of it, to one file, as `save`."""
+    told = json.dumps([state.epoch, state.step, state.seconds, about])
+    write(path, pack(state.tensors, {"format": STATE_FORMAT, "state": told}))
+
+
+def load_state(path: str | Path) -> tuple[State, dict[str, Any]]:
+    """What `save_state` wrote. Raises ValueError for a missing, damaged or foreign file."""
+    tensors, header = unpack(Path(path), STATE_FORMAT)
+    epoch, step, seconds, about = json.loads(header["state"])
+    return State(epoch, step, seconds, tensors), about
+
+
+def pack(tensors: dict[str, Tensor], header: dict[str, str]) -> bytes:
+    """A safetensors file that holds a SHA-256 of its own content."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    return to_bytes(tensors, header | {"sha256": digest(tensors, header)})
+
+
+def unpack(path: Path, form: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """What `pack` was given; ValueError if there is no such file, whole and of that format."""
+    if not path.is_file():
+        raise ValueError(f"no such checkpoint: {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
+    if header.get("format") != form:
+        raise ValueError(f"{path} has format {header.get('format')!r}, expected {form!r}")
+    said, found = header.pop("sha256", None), digest(tensors, header)
+    if said != found and (said is not None or form != FORMAT):  # the first models had none
+        raise ValueError(f"{path} is damaged: its SHA-256 is {found}, it says {said}")
+    return tensors, header
+
+
+def digest(tensors: dict[str, Tensor], header: dict[str, str]) -> str:
+    """The SHA-256 of names, shapes, kinds and bytes of tensors on the CPU, and of a header."""
+    found = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        found.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        found.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
+def fingerprint(data: Data) -> str:
+    """A SHA-256 of all images and labels; of images left on disk their names and sizes."""
+    found = hashlib.sha256()
+    for split in (data.train, data.val, data.test):
+        if isinstance(split.images, Tensor):
+            found.update(split.images.contiguous().numpy().data)
+        else:
+            files = [f"{p.parent.name}/{p.name} {p.stat().st_size}" for p in split.images.paths]
+            found.update("\n".join(files).encode())
+        for tensor in (split.labels, split.mean, split.std):
+            found.update(tensor.numpy().data)
+    return found.hexdigest()
 
 
 def write(path: str | Path, content: bytes) -> None:
-    """Replace a file in one step, so that it is never half-written."""
+    """Replace a file in one step, so that it is never half-written.
+
+    Raises OSError that names the file if there is no room, or no right to write.
+    """
     path = Path(path)
+    try:
+        replace_file(path, content)
+    except OSError as error:
+        raise OSError(f"cannot write {path}: {error}; what it held before is whole") from error
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write to another file beside it, to the disk itself, and only then give it the name."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -111,16 +182,7 @@ def load(path: str | Path) -> tuple[VisionTransformer, dict[str, Any]]:
     config: nothing is guessed, nothing is unpickled.
     """
     path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"no such checkpoint: {path}")
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
-    if header.get("format") != FORMAT:
-        raise ValueError(f"{path} has format {header.get('format')!r}, expected {FORMAT!r}")
+    tensors, header = unpack(path, FORMAT)
     try:
         config, more = json.loads(header["config"]), json.loads(header["more"])
         if isinstance(config["image_size"], list):

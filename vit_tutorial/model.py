@@ -110,8 +110,10 @@ class VisionTransformer(nn.Module):
 
     def features(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D"]:
         """What the head reads: the class token after the last norm (Equation 4), or the mean."""
-        z = self.encoder(self.embedding(images))
-        return z[:, 0] if self.config.pool == "token" else z.mean(dim=1)
+        z = self.embedding(images)
+        if self.config.pool == "mean":
+            return self.encoder(z).mean(dim=1)
+        return self.encoder(z, tokens=1)[:, 0]  # nobody reads the others after the last block
 
     @torch.no_grad()
     def attention_maps(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B L h T T"]:

@@ -11,7 +11,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2.functional import resize, rgb_to_grayscale
 
 from vit_tutorial.checkpoint import Preprocessing
-from vit_tutorial.data import Split, batches, check_labels
+from vit_tutorial.data import Files, Split, batches, check_labels
 from vit_tutorial.model import VisionTransformer
 from vit_tutorial.positions import resample_positions
 
@@ -53,13 +53,19 @@ def adapt(split: Split, prepared: Preprocessing) -> Split:
     each channel of colour. Raises ValueError for other numbers of channels.
     """
     images, C, size = split.images, len(prepared.mean), prepared.height_width
+    mean, std = torch.tensor(prepared.mean), torch.tensor(prepared.std)
+    if isinstance(images, Files):  # still on disk: read as the model wants them
+        if C not in (1, 3):
+            raise ValueError(f"the model reads {C} channels, image files have 1 or 3")
+        mode = "L" if C == 1 else "RGB"
+        images = replace(images, mode=mode, height_width=size, resized=True)
+        return Split(images, split.labels, mean, std)
     if (images.shape[1], C) == (3, 1):
         images = rgb_to_grayscale(images)
     elif images.shape[1] not in (1, C):
         raise ValueError(f"the model reads {C} channels, the images have {images.shape[1]}")
     if images.shape[2:] != size:
         images = resize(images, list(size), InterpolationMode.BICUBIC, antialias=True)
-    mean, std = torch.tensor(prepared.mean), torch.tensor(prepared.std)
     return Split(images.expand(-1, C, -1, -1), split.labels, mean, std)
 
 

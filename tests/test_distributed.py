@@ -1,0 +1,170 @@
+"""Two processes train as one does; when one dies, the job ends and its state goes on."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from test_resume import SMALL, Forks, readable
+from torch.testing import assert_close
+
+from vit_tutorial import __main__ as cli
+from vit_tutorial import distributed
+from vit_tutorial.checkpoint import load_state
+
+RUN = ["train", "--data", "digits", "--epochs", "2", "--batch-size", "128", "--device", "cpu"]
+RUN += [*SMALL, "--save-minutes", "0", "--optimizer", "muon"]
+RECIPES = {
+    "adamw": dict(epochs=1, batch_size=128, learning_rate=1e-2),
+    "muon": dict(epochs=1, batch_size=128, learning_rate=1e-2, optimizer="muon", accumulate=2),
+    "cutmix": dict(epochs=1, batch_size=128, learning_rate=1e-2, cutmix=1.0, average=0.5),
+}
+
+# Float64 weights after every recipe, by one process or by as many as torchrun starts.
+IN_DOUBLE = """
+import sys, torch
+from dataclasses import replace
+from safetensors.torch import save_file
+from vit_tutorial import distributed
+from vit_tutorial.data import load
+from vit_tutorial.model import VisionTransformer, ViTConfig
+from vit_tutorial.train import TrainConfig, train
+
+class Double(VisionTransformer):
+    def forward(self, images):
+        return super().forward(images.double())
+
+def in_double(recipes, path):
+    distributed.join(torch.device("cpu"))
+    found = {}
+    for name, recipe in recipes.items():
+        torch.manual_seed(0)
+        model = Double(ViTConfig(28, 7, 1, 10, 1, 16, 16, 2)).double()
+        generator = torch.Generator().manual_seed(0)
+        (epoch,) = train(model, load("digits"), TrainConfig(**recipe), generator)
+        found |= {f"{name}.{k}": v for k, v in model.state_dict().items()}
+        found[f"{name}.loss"] = torch.tensor([epoch.train_loss, epoch.val_loss])
+    if distributed.rank() == 0:
+        save_file(found, path)
+"""
+# The same, then the command line, in which process 1 kills itself.
+JOB = (
+    IN_DOUBLE
+    + """
+import json, os, signal
+in_double(json.loads(sys.argv[1]), sys.argv[2])
+from vit_tutorial import __main__ as cli
+train_all = cli.train
+def dying(*arguments):
+    *rest, on_step = arguments
+    def watched(step):
+        if distributed.rank() == 1 and step.number == 14:
+            os.kill(os.getpid(), signal.SIGKILL)
+        on_step(step)
+    return train_all(*rest, watched)
+cli.train = dying
+sys.exit(cli.main(sys.argv[3:]))
+"""
+)
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory):
+    """What torchrun with two processes leaves and says."""
+    home = tmp_path_factory.mktemp("job")
+    (home / "job.py").write_text(JOB)
+    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    words += ["--local-addr=127.0.0.1", home / "job.py", json.dumps(RECIPES), home / "double"]
+    root = str(Path(cli.__file__).resolve().parents[1])
+    path = os.pathsep.join([root, os.environ["PYTHONPATH"]])
+    run = subprocess.run(
+        [*map(str, words), *RUN, "--out", str(home / "out")],
+        env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, timeout=500,
+    )  # fmt: skip
+    return home, run
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The same by one process."""
+    home = tmp_path_factory.mktemp("alone")
+    space: dict = {}
+    exec(IN_DOUBLE, space)
+    space["in_double"](RECIPES, home / "double")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cli, "draw_pictures", lambda *arguments: None)
+        assert cli.main([*RUN, "--out", str(home / "out")]) == 0
+    return home
+
+
+def losses(out):
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return torch.tensor([[line["train_loss"], line["val_loss"]] for line in lines])
+
+
+def test_two_processes_give_the_weights_of_one(job, alone):
+    ours, theirs = load_file(alone / "double"), load_file(job[0] / "double")
+    assert set(ours) == set(theirs)
+    for name, tensor in ours.items():
+        small = 1e-6 if name.endswith(".loss") else 1e-8  # losses are float32
+        assert_close(theirs[name], tensor, atol=small, rtol=small, msg=name)
+
+
+def test_a_process_that_dies_ends_the_job_with_a_message_and_a_whole_state(job):
+    home, run = job
+    assert run.returncode != 0
+    assert "Signal 9 (SIGKILL)" in run.stderr
+    readable(home / "out")
+    state, about = load_state(home / "out" / "state.safetensors")
+    assert (state.epoch, state.step, len(about["history"])) == (1, 3, 1)
+    assert len((home / "out" / "metrics.jsonl").read_text().splitlines()) == 1
+
+
+def test_only_the_first_process_speaks_and_writes(job):
+    home, run = job
+    assert run.stdout.count("1318 images to train on") == 1
+    assert run.stdout.count("epoch   1: training loss") == 1
+    names = sorted(file.name for file in (home / "out").iterdir())
+    assert names == ["metrics.jsonl", "model.safetensors", "state.safetensors"]
+
+
+def two(port):
+    """What torchrun says to each of two processes."""
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    shared["TORCHELASTIC_RUN_ID"] = "test"
+    return [shared | {"RANK": str(i), "LOCAL_RANK": str(i)} for i in range(2)]
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_what_two_processes_have_left_goes_on_with_one_or_two(
+    job, alone, processes, tmp_path, unused_port, monkeypatch
+):
+    out = shutil.copytree(job[0] / "out", tmp_path / "out")
+    if processes == 2:
+        forks = Forks(tmp_path / "log")
+        assert forks("train", "--out", out, "--resume", environments=two(unused_port)) == 0
+        forks.server.stdin.close()
+    else:
+        monkeypatch.setattr(cli, "draw_pictures", lambda *arguments: None)
+        assert cli.main(["train", "--out", str(out), "--resume"]) == 0
+    assert_close(losses(out), losses(alone / "out"), atol=1e-4, rtol=1e-4)
+    assert (out / "card.json").exists()
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(monkeypatch):
+    monkeypatch.setattr(distributed, "processes", lambda: 3)
+    with pytest.raises(ValueError, match="a batch of 8 cannot be shared by 3 processes in 2 parts"):
+        distributed.share(torch.zeros(8, 1), 2)
+
+
+@pytest.fixture
+def unused_port():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]

@@ -1,0 +1,330 @@
+"""A run that was stopped, killed or broken goes on, and ends as if nothing had happened."""
+
+import contextlib
+import errno
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from vit_tutorial import __main__ as cli
+from vit_tutorial import checkpoint, train
+from vit_tutorial.checkpoint import load_state
+
+SMALL = ["--layers", "1", "--hidden-size", "16", "--mlp-size", "16", "--heads", "2"]
+# everything that has a state of its own: dropout, two kinds of momentum, a mean of the weights
+RICH = ["--dropout", "0.1", "--optimizer", "muon", "--average", "0.9", "--label-smoothing", "0.1"]
+RUN = ["train", "--data", "digits", "--epochs", "3", "--batch-size", "128", "--device", "cpu"]
+RUN += [*SMALL, *RICH, "--save-minutes", "0"]
+
+
+def quick_pictures(run, *rest):
+    """Drawing takes longer than all the rest."""
+    for name in ("curves.png", "attention.png"):
+        checkpoint.write(run.args.out / name, b"a picture")
+
+
+@pytest.fixture(autouse=True)
+def undrawn(monkeypatch):
+    monkeypatch.setattr(cli, "draw_pictures", quick_pictures)
+
+
+# One process that has imported everything; it forks a run for every line that it reads.
+FORKS = """
+import json, os, sys
+import torch
+torch.set_num_threads(1)
+sys.path.insert(0, sys.argv[1])
+from vit_tutorial import __main__ as cli, checkpoint
+def pictures(run, *rest):
+    for name in ("curves.png", "attention.png"):
+        checkpoint.write(run.args.out / name, b"a picture")
+cli.draw_pictures = pictures
+print("ready", flush=True)
+for line in sys.stdin:
+    words, log, environments = json.loads(line)
+    pids = []
+    for environment in environments:
+        pids.append(os.fork())
+        if not pids[-1]:
+            for stream in (1, 2):
+                os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
+            os.environ.update(environment)
+            code = 1
+            try:
+                code = cli.main(words)
+            finally:
+                sys.stderr.flush()
+                os._exit(code)
+    print(pids[0], flush=True)
+    codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+    print(max(codes, key=abs), flush=True)
+"""
+
+
+class Forks:
+    """Runs of the command line in processes of their own, without the seconds of their imports."""
+
+    def __init__(self, log):
+        self.log = log
+        root = os.path.dirname(os.path.dirname(cli.__file__))
+        self.server = subprocess.Popen(
+            [sys.executable, "-c", FORKS, root],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert self.server.stdout.readline() == "ready\n"
+
+    def __call__(self, *words, signals=(), watch=None, writes=0, wait=0.0, environments=({},)):
+        """The exit code of a run that is sent signals so long after so many writes of a file.
+
+        There are as many processes as environments.
+        """
+        job = [[str(word) for word in words], str(self.log), environments]
+        self.server.stdin.write(json.dumps(job) + "\n")
+        self.server.stdin.flush()
+        pid = int(self.server.stdout.readline())
+        with contextlib.suppress(ProcessLookupError):  # it was quicker
+            while writes:
+                before = written(watch)
+                while written(watch) == before:
+                    os.kill(pid, 0)
+                    time.sleep(0.001)
+                writes -= 1
+            for number in signals:
+                time.sleep(wait)
+                os.kill(pid, number)
+        return int(self.server.stdout.readline())
+
+
+def written(file):
+    """What changes when a file is replaced."""
+    return file.stat().st_ino if file.exists() else None
+
+
+@pytest.fixture(scope="module")
+def forks(tmp_path_factory):
+    made = Forks(tmp_path_factory.mktemp("log") / "log")
+    yield made
+    made.server.stdin.close()
+    made.server.wait(timeout=30)
+
+
+@pytest.fixture(scope="module")
+def whole(forks, tmp_path_factory):
+    """What a run leaves that nobody disturbed."""
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    assert forks(*RUN, "--out", out) == 0
+    return out
+
+
+def same(one, other):
+    """Whether two runs ended with the same bits: weights, state, and all figures but seconds."""
+    for name, ours in load_state(one / "state.safetensors")[0].tensors.items():
+        theirs = load_state(other / "state.safetensors")[0].tensors[name]
+        assert ours.flatten().view(torch.uint8).equal(theirs.flatten().view(torch.uint8)), name
+    models = [checkpoint.load(out / "model.safetensors")[0].state_dict() for out in (one, other)]
+    assert all(torch.equal(models[0][name], models[1][name]) for name in models[0])
+    figures = [
+        [json.loads(line) | {"seconds": 0} for line in (out / "metrics.jsonl").open()]
+        for out in (one, other)
+    ]
+    assert figures[0] == figures[1]
+    return True
+
+
+def readable(out):
+    """Every checkpoint in a folder is whole, and no half-written file has a name of one."""
+    for file in out.glob("*.safetensors"):
+        (load_state if file.stem == "state" else checkpoint.load)(file)
+
+
+def test_killed_at_any_moment_a_run_ends_with_the_same_bits(forks, whole, tmp_path):
+    dice, kills, folders = random.Random(0), 0, 0
+    while kills < 20:
+        folders += 1
+        out, code = tmp_path / str(folders), None
+        while code != 0:
+            file = out / "state.safetensors"
+            more = ["--resume"] if file.exists() else []
+            moment = dict(watch=file, writes=dice.randrange(5), wait=dice.uniform(0, 0.05))
+            code = forks(*RUN, "--out", out, *more, signals=[signal.SIGKILL], **moment)
+            assert code in (0, -signal.SIGKILL), forks.log.read_text()[-2000:]
+            kills += code != 0
+            readable(out)
+        assert same(out, whole)
+
+
+@pytest.mark.parametrize(
+    "signals",
+    [[signal.SIGINT], [signal.SIGTERM], [signal.SIGINT] * 2],
+    ids=["int", "term", "twice"],
+)
+def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(forks, whole, tmp_path, signals):
+    out = tmp_path / "out"
+    moment = dict(watch=out / "state.safetensors", writes=3, wait=0.002)
+    assert forks(*RUN, "--out", out, signals=signals, **moment) == 130
+    said = forks.log.read_text().splitlines()[-1]
+    assert said.startswith("vit-tutorial: stopped")
+    assert said.endswith(f"; go on with: vit-tutorial {' '.join(RUN)} --out {out} --resume")
+    readable(out)
+    state = load_state(out / "state.safetensors")[0]
+    assert 0 < 10 * state.epoch + state.step < 30
+    if len(signals) == 1:
+        assert f"stopped after step {10 * state.epoch + state.step} of 30" in said
+    assert forks("train", "--out", out, "--resume") == 0
+    assert same(out, whole)
+
+
+# ---- what is refused
+
+
+def refused(capsys, *words):
+    """What is said on standard error, in one line, with exit code 2."""
+    assert cli.main([str(word) for word in words]) == 2
+    said = capsys.readouterr().err.replace("\r", "\n").splitlines()
+    assert said[-1].startswith("vit-tutorial: error: ")
+    return said[-1]
+
+
+@pytest.mark.parametrize(
+    ("more", "difference"),
+    [
+        (["--epochs", "4"], "epochs: checkpoint 3, asked 4"),
+        (["--pool=mean", "--average", "0.5"], "pool: checkpoint token, asked mean; average: check"),
+        (["--seed", "1"], "seed: checkpoint 0, asked 1; images: checkpoint"),
+    ],
+)
+def test_another_recipe_model_or_data_set_is_refused_with_the_difference(
+    whole, more, difference, capsys
+):
+    before = (whole / "state.safetensors").read_bytes()
+    said = refused(capsys, "train", "--resume", "--out", whole, *more)
+    assert f"{whole} cannot go on with other settings: {difference}" in said
+    assert (whole / "state.safetensors").read_bytes() == before
+
+
+def test_other_images_under_the_same_name_are_refused(whole, monkeypatch, capsys):
+    monkeypatch.setattr(checkpoint, "fingerprint", lambda data: "another")
+    said = refused(capsys, "train", "--resume", "--out", whole)
+    assert said.endswith(", asked another")
+    assert "images: checkpoint" in said
+
+
+def test_a_run_is_not_begun_where_another_one_is(whole, tmp_path, capsys):
+    assert "already holds a model: give another --out, or --resume" in refused(
+        capsys, *RUN, "--out", whole
+    )
+    assert "holds nothing to resume: start without --resume" in refused(
+        capsys, *RUN, "--out", tmp_path, "--resume"
+    )
+
+
+def test_a_finished_run_says_so_and_what_is_missing_is_made_again(whole, tmp_path, capsys):
+    assert cli.main(["train", "--resume", "--out", str(whole)]) == 0
+    assert f"{whole} is finished: 3 epochs, nothing to do" in capsys.readouterr().out
+    out = shutil.copytree(whole, tmp_path / "copy")
+    for name in ("card.json", "model.safetensors", "curves.png"):
+        (out / name).unlink()
+    (out / ".model.safetensors.abcd1234").write_bytes(b"half")  # as a killed process leaves it
+    assert cli.main(["train", "--resume", "--out", str(out)]) == 0
+    assert sorted(file.name for file in out.iterdir()) == sorted(f.name for f in whole.iterdir())
+    assert same(out, whole)
+    cards = [json.loads((folder / "card.json").read_text()) for folder in (out, whole)]
+    assert [c["test_accuracy"] for c in cards] == [cards[0]["test_accuracy"]] * 2
+    assert cards[0]["command"] == cards[1]["command"]  # that of the first start
+
+
+# ---- damage
+
+
+def test_no_damaged_or_foreign_state_is_ever_taken_for_a_whole_one(whole, tmp_path):
+    content, file = (whole / "state.safetensors").read_bytes(), tmp_path / "state.safetensors"
+    kept, dice = load_state(whole / "state.safetensors")[0].tensors, random.Random(0)
+    torch.save({"tensors": kept}, tmp_path / "pickle")
+    others = [(tmp_path / "pickle").read_bytes(), (whole / "model.safetensors").read_bytes()]
+    for damaged in [b"", *(content[: len(content) * i // 20] for i in range(20)), *others]:
+        file.write_bytes(damaged)
+        with pytest.raises(ValueError, match=f"{file} (is not a whole|has format)"):
+            load_state(file)
+    for _ in range(200):
+        damaged = bytearray(content)
+        damaged[dice.randrange(len(content))] ^= 1 << dice.randrange(8)
+        file.write_bytes(damaged)
+        with pytest.raises(ValueError, match=str(file)):
+            load_state(file)
+
+
+def test_a_flipped_bit_in_the_weights_is_noticed(whole, tmp_path, capsys):
+    content = bytearray((whole / "model.safetensors").read_bytes())
+    content[-100] ^= 4
+    (tmp_path / "model.safetensors").write_bytes(content)
+    said = refused(capsys, "evaluate", "--weights", tmp_path / "model.safetensors")
+    assert "model.safetensors is damaged: its SHA-256 is" in said
+
+
+@pytest.mark.parametrize("name", ["state.safetensors", "model.safetensors", "metrics.jsonl"])
+def test_a_full_disk_is_named_and_leaves_the_last_good_state(
+    whole, name, tmp_path, monkeypatch, capsys
+):
+    place, calls = checkpoint.replace_file, []
+
+    def full(path, content):
+        calls.append(path.name == name)
+        if path.name == name and sum(calls) == 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        place(path, content)
+
+    monkeypatch.setattr(checkpoint, "replace_file", full)
+    out = tmp_path / "out"
+    said = refused(capsys, *RUN, "--out", out)
+    assert f"cannot write {out / name}: [Errno 28] No space left on device" in said
+    readable(out)
+    monkeypatch.setattr(checkpoint, "replace_file", place)
+    assert cli.main(["train", "--out", str(out), "--resume"]) == 0
+    assert same(out, whole)
+
+
+def test_a_folder_that_cannot_be_written_is_named_before_the_first_step(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    said = refused(capsys, *RUN, "--out", tmp_path / "file" / "out")
+    assert f"cannot write {tmp_path / 'file' / 'out' / 'metrics.jsonl'}: [Errno 20]" in said
+
+
+@pytest.mark.parametrize("silent", [False, True], ids=["loss", "weights"])
+def test_a_loss_that_is_not_finite_leaves_the_last_good_state(
+    whole, silent, tmp_path, monkeypatch, capsys
+):
+    step, calls = train.train_step, []
+
+    def breaking(model, *rest):
+        calls.append(1)
+        loss, accuracy = step(model, *rest)
+        if len(calls) == 14 and silent:  # the loss before this update was still good
+            torch.nn.init.constant_(model.head.bias, float("nan"))
+        return (loss * float("nan") if len(calls) == 15 else loss), accuracy
+
+    monkeypatch.setattr(train, "train_step", breaking)
+    said = refused(capsys, *RUN, "--out", tmp_path / "out")
+    assert "the loss became nan at step 15 (learning rate 0.00" in said
+    state = load_state(tmp_path / "out" / "state.safetensors")[0]
+    assert (state.epoch, state.step) == (1, 3 if silent else 4)
+    monkeypatch.setattr(train, "train_step", step)
+    assert cli.main(["train", "--out", str(tmp_path / "out"), "--resume"]) == 0
+    assert same(tmp_path / "out", whole)
+
+
+def test_a_device_that_cannot_do_what_is_asked_is_named(tmp_path, monkeypatch, capsys):
+    def broken(module):
+        raise RuntimeError("no compiler\nand more")
+
+    monkeypatch.setattr(torch, "compile", broken)
+    said = refused(capsys, *RUN, "--out", tmp_path / "out", "--compile")
+    assert said.endswith("cpu cannot do --compile here: no compiler")
+    assert not (tmp_path / "out").exists()

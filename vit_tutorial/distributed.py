@@ -1,0 +1,76 @@
+"""Several processes that train one model, as torchrun starts them; else everything is for one.
+
+All of them draw the same random numbers and prepare the whole batch, of which each keeps its share.
+That costs little beside the model, and the result is that of one process.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+def join(device: torch.device) -> torch.device:
+    """Meet the processes that torchrun has started, if any; the device of this one."""
+    if distributed.is_torchelastic_launched() and not distributed.is_initialized():
+        if device.type == "cuda":
+            device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+            torch.cuda.set_device(device)
+        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return device
+
+
+def rank() -> int:
+    """Which process this is, from 0; only process 0 prints and writes."""
+    return distributed.get_rank() if distributed.is_initialized() else 0
+
+
+def processes() -> int:
+    """How many there are."""
+    return distributed.get_world_size() if distributed.is_initialized() else 1
+
+
+@contextmanager
+def one_by_one() -> Iterator[None]:
+    """Process 0 first: what it has to fetch, the others find."""
+    if rank():
+        distributed.barrier()
+    yield
+    if processes() > 1 and not rank():
+        distributed.barrier()
+
+
+def wrap(model: nn.Module) -> nn.Module:
+    """The model whose backward gives every process the mean of all their gradients."""
+    if not distributed.is_initialized():
+        return model
+    return DistributedDataParallel(model, broadcast_buffers=False)
+
+
+def meeting(model: nn.Module, now: bool) -> AbstractContextManager[None]:
+    """Where a backward, if not `now`, leaves the other processes alone: they meet once a step."""
+    if now or not isinstance(model, DistributedDataParallel):
+        return nullcontext()
+    return model.no_sync()
+
+
+def share(x: Tensor, parts: int) -> tuple[Tensor, ...]:
+    """This process's rows of what all of them hold, in so many equal parts.
+
+    Raises ValueError if that leaves a rest.
+    """
+    if len(x) % (processes() * parts):
+        raise ValueError(
+            f"a batch of {len(x)} cannot be shared by {processes()} processes in {parts} parts each"
+        )
+    return x.chunk(processes())[rank()].chunk(parts)
+
+
+def mean(x: Tensor) -> Tensor:
+    """The mean over all processes, in all of them."""
+    if distributed.is_initialized():
+        distributed.all_reduce(x)
+    return x / processes()
