@@ -4,7 +4,7 @@
     python benchmarks/mnist.py --only "the plain recipe"  one of them
     python benchmarks/mnist.py --list                     their names
 
-Every recipe trains the same model (P 7, D 64, L 4). The recipes were fixed on the validation
+Every recipe trains the same model (P 7, D 64, L 3). The recipes were fixed on the validation
 images before the test images were looked at. The clock runs while the model trains, from the first
 batch on; it stands still while the test images are read.
 """

@@ -1,0 +1,53 @@
+"""The best small models: the package's own command, several seeds, the test images read once a run.
+
+    python benchmarks/small_models.py                    the MNIST preset, five seeds
+    python benchmarks/small_models.py --only cifar10     for a GPU
+    python benchmarks/small_models.py --list             what there is
+
+Every run is `vit-tutorial train --preset NAME --seed S`, in a folder of its own under `runs`. A run
+that was killed goes on where it stopped when the benchmark is started again, and runs that the
+record holds are not made again, so n can grow over several days. Sizes and recipes were chosen on
+validation images; no run was chosen by its test figure.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import record as records
+
+from vit_tutorial.__main__ import main
+from vit_tutorial.train import PRESETS
+
+RECORD = records.ROOT / "benchmarks" / "records" / "small_models.json"
+RUNS = records.ROOT / "runs" / "small_models"
+VARIANTS = {name: name for name in ("mnist-p4", "cifar10")}
+KEPT = ("parameters", "validation_accuracy", "test_accuracy", "test_images", "seconds")
+
+
+def run(preset: str, seed: int, root: Path | None) -> dict[str, Any]:
+    """Train one model to its end, and what its card says."""
+    out = RUNS / f"{preset}-seed{seed}"
+    words = ["train", "--preset", preset, "--seed", str(seed), "--out", str(out)]
+    words += ["--root", str(root)] if root else []
+    words += ["--resume"] if (out / "state.safetensors").exists() else []
+    if code := main(words):
+        raise KeyboardInterrupt if code == 130 else ValueError(f"{preset}, seed {seed}: see above")
+    card = json.loads((out / "card.json").read_text(encoding="utf-8"))
+    return {"epochs": len(card["history"])} | {name: card[name] for name in KEPT}
+
+
+def prepare(args: argparse.Namespace) -> tuple[dict[str, Any], Callable[[str, int], Any]]:
+    """The presets as they are now, and how one run is made."""
+    presets = {n: {**PRESETS[n].model, **asdict(PRESETS[n].training)} for n in VARIANTS}
+    return {"presets": presets}, lambda preset, seed: run(preset, seed, args.root)
+
+
+if __name__ == "__main__":
+    if not {"--only", "--list", "--help", "-h"} & set(sys.argv):
+        sys.argv += ["--only", "mnist-p4"]
+    sys.exit(records.study(__doc__, RECORD, VARIANTS, None, prepare, seeds=5))
