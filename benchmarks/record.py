@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 
 from vit_tutorial import checkpoint
-from vit_tutorial.__main__ import machine
+from vit_tutorial.runs import machine
 
 ROOT = Path(__file__).resolve().parents[1]
 Variant = TypeVar("Variant")

@@ -1,5 +1,6 @@
 """The command line does what its help says, and a wrong word costs one clear line."""
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -137,7 +138,7 @@ def test_the_card_says_how_the_weights_came_about(trained):
     assert card["versions"]["torch"] == version("torch")
     assert f"{card['parameters']:,} parameters" in said
     assert f"test accuracy {card['test_accuracy']:.2%}" in said
-    found = cli.hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest()
+    found = hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest()
     assert card["sha256"] == found
 
 

@@ -59,8 +59,8 @@ JOB = (
     + """
 import json, os, signal
 in_double(json.loads(sys.argv[1]), sys.argv[2])
-from vit_tutorial import __main__ as cli
-train_all = cli.train
+from vit_tutorial import __main__ as cli, runs
+train_all = runs.train
 def dying(*arguments):
     *rest, on_step = arguments
     def watched(step):
@@ -68,7 +68,7 @@ def dying(*arguments):
             os.kill(os.getpid(), signal.SIGKILL)
         on_step(step)
     return train_all(*rest, watched)
-cli.train = dying
+runs.train = dying
 sys.exit(cli.main(sys.argv[3:]))
 """
 )

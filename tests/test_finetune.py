@@ -14,7 +14,7 @@ from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix
 
 from vit_tutorial import __main__ as cli
-from vit_tutorial import checkpoint, train
+from vit_tutorial import checkpoint, runs, train
 from vit_tutorial import report as reports
 from vit_tutorial.data import Data, Split
 from vit_tutorial.model import VisionTransformer, ViTConfig
@@ -141,9 +141,9 @@ def test_a_stopped_finetuning_goes_on_and_ends_with_the_same_figures(
         raise KeyboardInterrupt("after the first epoch")
 
     words = ["--seed", "2", "--epochs", "4", "--save-minutes", "0"]
-    monkeypatch.setattr(cli, "train", stopping)
+    monkeypatch.setattr(runs, "train", stopping)
     assert finetune(photos, run[1], tmp_path / "out", *words) == 130
-    monkeypatch.setattr(cli, "train", train.train)
+    monkeypatch.setattr(runs, "train", train.train)
     more = ["finetune", "--data", f"folder:{photos}", "--resume", "--out", str(tmp_path / "out")]
     assert cli.main(more) == 0
     lines = [(out / "metrics.jsonl").read_text() for out in (run[0], tmp_path / "out")]

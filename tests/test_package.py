@@ -188,7 +188,7 @@ x, grid = torch.zeros(2, 5, 8), torch.zeros(1, 3, 8, 8)
         lambda: patches.patchify(grid.byte(), 4),  # raw bytes
         lambda: patches.unpatchify(grid, 4, 2),
         lambda: embedding.PatchEmbedding(4, 3, 8)(x),
-        lambda: attention.attention_weights(x, x[:, :4]),  # as many keys as queries
+        lambda: attention.attention_weights(x, x[None]),  # of as many heads
         lambda: attention.attention_weights(x, x[..., :4]),  # of the same size
         lambda: attention.attend(x, x, x[:, 1:]),
         lambda: attention.MultiHeadSelfAttention(8, 2)(x[0]),

@@ -1,9 +1,12 @@
 """What the README shows is what happens."""
 
+import json
 import re
 from pathlib import Path
 
-README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+RECORDS = ROOT / "benchmarks" / "records"
 
 
 def test_the_example_prints_what_the_readme_says(real_data, capsys):
@@ -18,3 +21,29 @@ def test_the_results_are_the_shipped_models():
     card = pretrained_card("mnist")
     assert f"{card['parameters']:,}" in README
     assert f"{card['test_accuracy']:.2%}".replace("%", " %") in README
+
+
+def seconds_to(goal, runs):
+    """The mean over seeds; a dash where one of them did not get there."""
+    times = [run[goal] for run in runs]
+    return f"{sum(times) / len(times):.0f} s" if None not in times else "–"
+
+
+def test_the_race_is_the_record():
+    races = json.loads((RECORDS / "mnist.json").read_text(encoding="utf-8"))["runs"]
+    for name in dict.fromkeys(run["variant"] for run in races):
+        runs = [run for run in races if run["variant"] == name]
+        shares = [100 * run["test_accuracy"] for run in runs]
+        told = [seconds_to(goal, runs) for goal in ("97 %", "98 %", "99 %")]
+        low, high = min(shares), max(shares)
+        told += [f"{sum(shares) / len(shares):.2f} % ({low:.2f} to {high:.2f})", str(len(runs))]
+        assert f"| {name} | {' | '.join(told)} |" in README
+
+
+def test_the_speed_beside_others_is_the_record():
+    runs = json.loads((RECORDS / "throughput.json").read_text(encoding="utf-8"))["runs"]
+    for size in dict.fromkeys(run["size"] for run in runs):
+        others = {run["model"]: run for run in runs if run["size"] == size}
+        names = ("timm", "torchvision", "transformers", "vit-pytorch")
+        told = [f"{others[name]['train, over ours']:.2f}" for name in names]
+        assert f"({size}) | {' | '.join(told)} |" in README

@@ -342,6 +342,7 @@ def test_the_average_is_a_running_mean_with_a_short_memory_at_first():
         assert evaluate(made, DATA.val) == (epoch.val_loss, epoch.val_accuracy)
         raw = torch.cat([value.flatten() for value in epoch.state.part("model").values()])
         assert torch.equal(raw, path[-1])
+    assert_close(weights(made), mean)  # at the end too
 
 
 # ---- training

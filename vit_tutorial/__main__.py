@@ -1,44 +1,33 @@
 """The command line: train, finetune, evaluate, predict, info."""
 
 import argparse
-import hashlib
-import json
-import platform
 import shlex
-import signal
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from collections.abc import Sequence
 from dataclasses import asdict, replace
-from datetime import UTC, datetime
 from importlib.metadata import version
 from math import gcd
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from matplotlib import rc_context
 from matplotlib.figure import Figure
-from tqdm import tqdm
 
-from vit_tutorial import checkpoint, distributed, plots
+from vit_tutorial import checkpoint, plots
 from vit_tutorial.attention_maps import class_token_maps
 from vit_tutorial.data import NAMES, Data, default_dataset, load
 from vit_tutorial.errors import unknown
 from vit_tutorial.model import VARIANTS, VisionTransformer, ViTConfig, variant
 from vit_tutorial.report import html_report, show_history
+from vit_tutorial.runs import Run, count, fit
 from vit_tutorial.train import (
     CHOICES,
     PRESETS,
-    State,
-    Step,
     TrainConfig,
     default_device,
     evaluate,
     model_config,
-    predictions,
-    train,
 )
 from vit_tutorial.transfer import adapt, transfer
 
@@ -209,27 +198,6 @@ def weights_option(sub: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-class Run(NamedTuple):
-    """What was asked for, and what is trained on what and how."""
-
-    args: argparse.Namespace
-    model: VisionTransformer
-    data: Data
-    training: TrainConfig
-
-    def described(self) -> dict[str, str]:
-        """Data and model in words."""
-        (model, data), (H, W) = self[1:3], self.model.config.height_width
-        rows, cols = model.config.grid
-        head = f"{self.args.weights} with a new head for " if "weights" in self.args else ""
-        return {
-            "Data": f"{data.name}: {len(data.train)} images to train on, {len(data.val)} to "
-            f"validate, {len(data.test)} to test",
-            "Model": f"{head}{len(data.classes)} classes, images of {H} x {W} pixels in {rows} x "
-            f"{cols} patches, {count(model):,} parameters, {trainable(model):,} of them trained",
-        }
-
-
 def run_train(args: argparse.Namespace) -> None:
     """Train, and leave weights, history, curves and an attention picture in a folder."""
     if args.preset is not None and args.preset not in PRESETS:
@@ -278,128 +246,6 @@ def write_report(run: Run, logits: torch.Tensor, history: list[dict[str, Any]]) 
     checkpoint.write(run.args.out / "report.html", page.encode())
 
 
-def fit(
-    args: argparse.Namespace,
-    make: Callable[[argparse.Namespace], Run],
-    show: Callable[[Run, torch.Tensor, list[dict[str, Any]]], None],
-    shown: tuple[str, ...],
-) -> None:
-    """Train what `make` gives, from the start or from the state in --out, and report on it.
-
-    Of several processes only the first speaks and writes.
-    """
-    state, about = opened(args)
-    if not 0 <= args.seed < 2**63:
-        raise ValueError(f"--seed must lie in 0..{2**63 - 1}, got {args.seed}")
-    device = distributed.join(chosen_device(args.device))
-    with redirect_stdout(None) if distributed.rank() else nullcontext():
-        torch.manual_seed(args.seed)
-        with distributed.one_by_one():  # the first may have to fetch the images
-            run = make(args)
-        about |= compared(run, about)
-        names = ("model.safetensors", "metrics.jsonl", *shown, "card.json")
-        files = [args.out / name for name in names]
-        if state and state.epoch == run.training.epochs and all(file.exists() for file in files):
-            print(f"{args.out} is finished: {state.epoch} epochs, nothing to do")
-            return
-        print(*run.described().values(), f"on {device}", sep="\n")
-        run.model.to(device)
-        check_abilities(run, device)
-        history = follow(run, state, about)
-        if distributed.rank():
-            return
-        logits = predictions(run.model, run.data.test).cpu()
-        run.model.cpu()
-        show(run, logits, history)
-        right, M = int((logits.argmax(dim=1) == run.data.test.labels).sum()), len(logits)
-        write_card(run, history, right / M, device)
-        print(f"test accuracy {right / M:.2%} ({right} of {M} right)")
-        print(*(f"  {file}" for file in files), sep="\n")
-
-
-def opened(args: argparse.Namespace) -> tuple[State | None, dict[str, Any]]:
-    """The state in --out to go on from, and what was said of it; what is not given comes from it.
-
-    Raises ValueError if there is none, or if there is one and nobody asks to go on from it.
-    """
-    file = args.out / "state.safetensors"
-    if not args.resume:
-        if file.exists() or (args.out / "model.safetensors").exists():
-            raise ValueError(f"{args.out} already holds a model: give another --out, or --resume")
-        return None, {"history": [], "command": args.command}
-    if not file.exists():
-        raise ValueError(f"{args.out} holds nothing to resume: start without --resume")
-    for left in args.out.glob(".*.????????"):  # by a process that was killed while it wrote
-        left.unlink(missing_ok=True)
-    state, about = checkpoint.load_state(file)
-    kept = {name: value for name, value in about["options"].items() if name not in args.given}
-    vars(args).update(kept, command=about["command"])
-    return state, about
-
-
-def compared(run: Run, about: dict[str, Any]) -> dict[str, Any]:
-    """What a state has to say of its run; ValueError if it said something else before."""
-    free = ("run", "given", "command", "out", "resume", "save_minutes", "device", "compile", "root")
-    options = {name: value for name, value in vars(run.args).items() if name not in free}
-    settings = options | asdict(run.training) | asdict(run.model.config)
-    settings["images"] = checkpoint.fingerprint(run.data)[:16]
-    now = json.loads(json.dumps({"options": options, "settings": settings}, default=str))
-    old = about.get("settings", now["settings"])
-    differ = [
-        f"{name}: checkpoint {old.get(name)}, asked {value}"
-        for name, value in now["settings"].items()
-        if old.get(name) != value
-    ]
-    if differ:
-        raise ValueError(f"{run.args.out} cannot go on with other settings: {'; '.join(differ)}")
-    return now
-
-
-def check_abilities(run: Run, device: torch.device) -> None:
-    """Compile if asked; ValueError if the device cannot do that or bf16, before hours are spent."""
-    layer, x = torch.nn.Linear(8, 8, device=device), torch.zeros(8, 8, device=device)
-    what = ""
-    try:
-        if run.training.precision == "bf16":
-            what = "--precision bf16"
-            with torch.autocast(device.type, torch.bfloat16):
-                layer(x)
-            if device.type == "cuda" and not torch.cuda.is_bf16_supported(False):
-                raise RuntimeError("its arithmetic knows no bfloat16")
-        if run.args.compile:
-            what = "--compile"
-            torch.compile(layer)(x)
-            run.model.compile()
-    except Exception as error:  # compilers fail in many ways
-        line = str(error).strip().splitlines()[0]
-        raise ValueError(f"{device} cannot do {what} here: {line}") from error
-
-
-def write_card(
-    run: Run, history: list[dict[str, Any]], accuracy: float, device: torch.device
-) -> None:
-    """Everything that a figure of this run has to be quoted with."""
-    args, model, data, training = run
-    record = {
-        "command": args.command,
-        **({"weights": args.weights} if "weights" in args else {}),
-        "seed": args.seed,
-        "data": data.name,
-        "config": asdict(model.config),
-        "training": asdict(training),
-        "parameters": count(model),
-        "trained_parameters": trainable(model),
-        "seconds": round(sum(epoch["seconds"] for epoch in history), 1),
-        "validation_accuracy": history[-1]["val_accuracy"],
-        "test_accuracy": accuracy,
-        "test_images": len(data.test),
-        "history": history,
-        **machine(device),
-        "sha256": hashlib.sha256((args.out / "model.safetensors").read_bytes()).hexdigest(),
-    }
-    checkpoint.write(args.out / "card.json", (json.dumps(record, indent=1) + "\n").encode())
-
-
 def fitted(args: argparse.Namespace) -> tuple[VisionTransformer, Data]:
     """The model with its new head and size, and the images as it reads them."""
     old, prepared = VisionTransformer.from_checkpoint(args.weights)
@@ -433,7 +279,8 @@ def given(args: argparse.Namespace, recipe: TrainConfig) -> dict[str, Any]:
 
 def configure(args: argparse.Namespace, data: Data) -> tuple[ViTConfig, TrainConfig]:
     """The preset, changed by what the options say; P is chosen by size if the preset's is none."""
-    preset = PRESETS[args.preset or ("digits" if data.name == "digits" else "mnist")]
+    usual = {"digits": "digits", "mnist": "mnist-fast"}.get(data.name, "mnist")
+    preset = PRESETS[args.preset or usual]
     shape = dict(preset.model)
     side = gcd(*data.train.images.shape[-2:])
     if args.preset is None and side % shape["patch_size"]:  # about eight patches a side
@@ -442,115 +289,6 @@ def configure(args: argparse.Namespace, data: Data) -> tuple[ViTConfig, TrainCon
     names = (*shape, "dropout", "positions", "pool")
     shape |= {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     return model_config(data, shape), replace(preset.training, **given(args, preset.training))
-
-
-def chosen_device(name: str | None) -> torch.device:
-    """The device asked for, tried out, or the first there is; ValueError if it cannot be used."""
-    try:
-        return torch.zeros(1, device=name).device if name else default_device()
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"cannot use the device {name!r}: {str(error).splitlines()[0]}") from error
-
-
-@contextmanager
-def asked_to_stop() -> Iterator[list[int]]:
-    """A list that Ctrl-C, or SIGTERM as clusters send it, makes true; the next one acts at once."""
-    asked: list[int] = []
-
-    def note(number: int, frame: Any) -> None:
-        asked.append(number)
-        signal.signal(number, usual[signal.Signals(number)])
-
-    usual = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield asked
-    finally:
-        for number, handler in usual.items():
-            signal.signal(number, handler)
-
-
-def follow(run: Run, state: State | None, about: dict[str, Any]) -> list[dict[str, Any]]:
-    """Train under a progress bar; after every epoch keep state, weights and a line of figures.
-
-    Ctrl-C, SIGTERM, and the end of another process are said together with how to go on.
-    """
-    args, model, data, training = run
-    history: list[dict[str, Any]] = about["history"]
-    size, per_epoch = training.batch_size, len(data.train) // training.batch_size
-    done = 0 if state is None else state.epoch * per_epoch + state.step
-    first, saved = distributed.rank() == 0, time.monotonic()
-    file, device = args.out / "state.safetensors", next(model.parameters()).device
-    if first:
-        write_metrics(args.out, history)  # if it cannot be written, it is said now
-    bar = tqdm(total=training.epochs * per_epoch * size, initial=done * size, unit="img",
-               unit_scale=True, disable=not first)  # fmt: skip
-
-    def keep(state: State) -> None:
-        nonlocal saved
-        finite = all(t.isfinite().all() for t in state.tensors.values())  # or the next step says so
-        if first and finite:
-            checkpoint.save_state(file, state, about)
-        saved = time.monotonic()
-
-    def on_step(step: Step) -> None:
-        bar.set_postfix(loss=f"{step.loss:.3f}", accuracy=f"{step.accuracy:.1%}", refresh=False)
-        bar.update(size)
-        stop = distributed.mean(torch.tensor(float(len(asked)), device=device)) > 0  # all or none
-        if stop or time.monotonic() - saved >= 60 * args.save_minutes:
-            keep(step.state())
-        if stop:
-            raise KeyboardInterrupt(f"after step {step.number} of {step.steps}")
-
-    try:
-        with bar, asked_to_stop() as asked:
-            generator = torch.Generator().manual_seed(args.seed)
-            for epoch in train(model, data, training, generator, state, on_step):
-                history.append({k: v for k, v in vars(epoch).items() if k != "state"})
-                if first:
-                    write_results(run, history)
-                    bar.write(
-                        f"epoch {epoch.number:3}: training loss {epoch.train_loss:.4f}, validation "
-                        f"loss {epoch.val_loss:.4f}, accuracy {epoch.val_accuracy:.2%}, "
-                        f"{epoch.seconds:.1f} s"
-                    )
-                keep(epoch.state)
-    except KeyboardInterrupt as stop:
-        again = f"; go on with: {args.command} --resume" if file.exists() else ""
-        raise KeyboardInterrupt(f"{stop}{again}") from stop
-    except RuntimeError as error:
-        if distributed.processes() == 1:
-            raise
-        raise ValueError(f"process {distributed.rank()} cannot go on: {error}") from error
-    if state is not None and state.epoch == training.epochs:  # all that is missing is the rest
-        model.load_state_dict(state.part("average") or state.part("model"))
-        write_results(run, history)
-    return history
-
-
-def write_metrics(out: Path, history: list[dict[str, Any]]) -> None:
-    """One line for every epoch."""
-    lines = "".join(json.dumps(figures) + "\n" for figures in history)
-    checkpoint.write(out / "metrics.jsonl", lines.encode())
-
-
-def write_results(run: Run, history: list[dict[str, Any]]) -> None:
-    """The weights, for use, and the figures of all epochs."""
-    checkpoint.save(
-        run.args.out / "model.safetensors", run.model, data=run.data.name, seed=run.args.seed,
-        epoch=len(history), preprocessing=checkpoint.preprocessing(run.data), history=history,
-    )  # fmt: skip
-    write_metrics(run.args.out, history)
-
-
-def machine(device: torch.device) -> dict[str, Any]:
-    """What a figure has to say about where it was measured."""
-    packages = ("vit-tutorial", "torch", "torchvision", "numpy")
-    return {
-        "versions": {"python": platform.python_version(), **{p: version(p) for p in packages}},
-        "machine": f"{platform.system()} {platform.machine()}, {device}",
-        "threads": torch.get_num_threads(),
-        "date": datetime.now(UTC).date().isoformat(),
-    }
 
 
 def draw_curves(history: list[dict[str, Any]], path: Path) -> None:
@@ -656,16 +394,6 @@ def run_info(args: argparse.Namespace) -> None:
     for name, shape, parameters in steps:
         print(f"  {name:<24}{shape:>16}{parameters:>16,}")
     print(f"  {'parameters':<40}{count(model):>16,}")
-
-
-def count(module: torch.nn.Module) -> int:
-    """The number of parameters."""
-    return sum(parameter.numel() for parameter in module.parameters())
-
-
-def trainable(module: torch.nn.Module) -> int:
-    """The number of those that training changes."""
-    return sum(p.numel() for p in module.parameters() if p.requires_grad)
 
 
 if __name__ == "__main__":

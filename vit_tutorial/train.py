@@ -147,9 +147,9 @@ def train(
 
     Stop reading to stop early, or raise in `on_step`. The generator shuffles and augments, so the
     same seed gives the same history; `state` goes on exactly where it was taken. With an average
-    the model holds that at every record. Raises ValueError if the labels do not fit the model, or
-    if the loss is no longer finite: the message names the step, and the model is put back to the
-    end of the last epoch.
+    the model holds that at every record, and at the end. Raises ValueError if the labels do not
+    fit the model, or if the loss is no longer finite: the message names the step, and the model is
+    put back to the end of the last epoch.
     """
     average = deepcopy(model) if config.average else None
     optimizer = make_optimizer(model, config)
@@ -159,6 +159,7 @@ def train(
     restore(parts, last)
     for number in range(last.epoch + 1, config.epochs + 1):
         start = time.perf_counter() - last.seconds
+        model.load_state_dict(last.part("model"))  # which the average may stand in for
         try:
             losses = finish_epoch(parts, data, config, last, on_step)
             done = snapshot(parts, number, 0, torch.zeros(per_epoch), generator.get_state())
@@ -171,7 +172,6 @@ def train(
             raise
         last = done
         yield Epoch(number, losses.mean().item(), *val, time.perf_counter() - start, last)
-        model.load_state_dict(last.part("model"))  # which the average may stand in for
 
 
 def finish_epoch(
