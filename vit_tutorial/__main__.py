@@ -202,10 +202,10 @@ def run_train(args: argparse.Namespace) -> None:
     """Train, and leave weights, history, curves and an attention picture in a folder."""
     if args.preset is not None and args.preset not in PRESETS:
         raise unknown("preset", args.preset, PRESETS)
-    if args.data is None:
+    if args.data is None and not (args.resume and args.out):  # then the state there names it
         made_for = (args.preset or "").partition("-")[0]
         args.data = made_for if made_for in NAMES else default_dataset()
-    name = args.data.replace(":", "-").replace("/", "-")
+    name = (args.data or "").replace(":", "-").replace("/", "-")
     args.out = args.out or Path("runs") / f"{name}-seed{args.seed}"
     fit(args, made, draw_pictures, ("curves.png", "attention.png"))
 
