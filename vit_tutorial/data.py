@@ -406,7 +406,7 @@ def batches(
                 images = augment(images, generator)
             yield split.normalise(images), split.labels[rows].to(device)
 
-    return read() if parts else iter(())
+    return read()
 
 
 def random_affine(

@@ -22,6 +22,8 @@ from vit_tutorial.data import Data
 from vit_tutorial.model import VisionTransformer
 from vit_tutorial.train import State, Step, TrainConfig, default_device, predictions, train
 
+WRITTEN = ("state.safetensors", "model.safetensors", "metrics.jsonl", "card.json", "report.html")
+
 
 class Run(NamedTuple):
     """What was asked for, and what is trained on what and how."""
@@ -95,8 +97,9 @@ def opened(args: argparse.Namespace) -> tuple[State | None, dict[str, Any]]:
         return None, {"history": [], "command": args.command}
     if not file.exists():
         raise ValueError(f"{args.out} holds nothing to resume: start without --resume")
-    for left in args.out.glob(".*.????????"):  # by a process that was killed while it wrote
-        left.unlink(missing_ok=True)
+    for name in WRITTEN:  # what a process left that was killed while it wrote
+        for left in args.out.glob(f".{name}.????????"):
+            left.unlink(missing_ok=True)
     state, about = checkpoint.load_state(file)
     kept = {name: value for name, value in about["options"].items() if name not in args.given}
     vars(args).update(kept, command=about["command"])
