@@ -1,13 +1,16 @@
 """The best small models: the package's own command, several seeds, the test images read once a run.
 
-    python benchmarks/small_models.py                    the MNIST preset, five seeds
-    python benchmarks/small_models.py --only cifar10     for a GPU
-    python benchmarks/small_models.py --list             what there is
+    python benchmarks/small_models.py                          the MNIST preset, five seeds
+    python benchmarks/small_models.py --only cifar10-small     on two cores
+    python benchmarks/small_models.py --only cifar10           for a GPU
+    python benchmarks/small_models.py --list                   what there is
 
 Every run is `vit-tutorial train --preset NAME --seed S`, in a folder of its own under `runs`. A run
 that was killed goes on where it stopped when the benchmark is started again, and runs that the
-record holds are not made again, so n can grow over several days. Sizes and recipes were chosen on
-validation images; no run was chosen by its test figure.
+record holds are not made again, so n can grow over several days; runs that are made by hand in
+those folders, one on each core, are taken over. Sizes and recipes were chosen on validation images;
+no run was chosen by its test figure. Where the data folder holds `cifar10_jpeg`, as class folders,
+CIFAR-10 is read from there: the same images, once through JPEG.
 """
 
 import argparse
@@ -21,12 +24,13 @@ from typing import Any
 import record as records
 
 from vit_tutorial.__main__ import main
+from vit_tutorial.data import data_root
 from vit_tutorial.train import PRESETS
 
 RECORD = records.ROOT / "benchmarks" / "records" / "small_models.json"
 RUNS = records.ROOT / "runs" / "small_models"
-VARIANTS = {name: name for name in ("mnist-p4", "cifar10")}
-KEPT = ("parameters", "validation_accuracy", "test_accuracy", "test_images", "seconds")
+VARIANTS = {name: name for name in ("mnist-p4", "cifar10-small", "cifar10")}
+KEPT = ("parameters", "validation_accuracy", "test_accuracy", "test_images", "seconds", "threads")
 
 
 def run(preset: str, seed: int, root: Path | None) -> dict[str, Any]:
@@ -34,11 +38,15 @@ def run(preset: str, seed: int, root: Path | None) -> dict[str, Any]:
     out = RUNS / f"{preset}-seed{seed}"
     words = ["train", "--preset", preset, "--seed", str(seed), "--out", str(out)]
     words += ["--root", str(root)] if root else []
+    copy = data_root(root) / "cifar10_jpeg"
+    jpeg = preset.startswith("cifar10") and copy.is_dir()
+    words += ["--data", f"folder:{copy}"] if jpeg else []
     words += ["--resume"] if (out / "state.safetensors").exists() else []
     if code := main(words):
         raise KeyboardInterrupt if code == 130 else ValueError(f"{preset}, seed {seed}: see above")
     card = json.loads((out / "card.json").read_text(encoding="utf-8"))
-    return {"epochs": len(card["history"])} | {name: card[name] for name in KEPT}
+    told = {"data": "cifar10 (JPEG copy)" if jpeg else card["data"]}
+    return told | {"epochs": len(card["history"])} | {name: card[name] for name in KEPT}
 
 
 def prepare(args: argparse.Namespace) -> tuple[dict[str, Any], Callable[[str, int], Any]]:

@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -22,6 +22,7 @@ from vit_tutorial.data import (
     check_labels,
     cutmix,
     random_affine,
+    random_elastic,
     random_photo,
 )
 from vit_tutorial.errors import unknown
@@ -45,7 +46,7 @@ class TrainConfig:
     muon_rate: float = 0.02  # the learning rate of those
     average: float = 0.0  # what the mean of the weights keeps at a step; 0: no mean is used
     label_smoothing: float = 0.0  # share of a label that is spread over all classes
-    augmentation: str = "affine"  # `random_affine`, or "photo" for `random_photo`
+    augmentation: str = "affine"  # what draws it: `random_affine`, "elastic" or "photo"
     cutmix: float = 0.0  # its alpha; 0 leaves images apart
     precision: str = "float32"  # or "bf16" where a product loses little by it
     accumulate: int = 1  # parts of a batch, one after the other where memory is short
@@ -72,7 +73,7 @@ class TrainConfig:
 
 CHOICES = {
     "optimizer": ("adamw", "muon"),
-    "augmentation": ("affine", "photo"),
+    "augmentation": ("affine", "elastic", "photo"),
     "precision": ("float32", "bf16"),
 }
 
@@ -219,8 +220,8 @@ def rest_of_epoch(
     data: Data, config: TrainConfig, generator: torch.Generator, last: State, device: torch.device
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """The batches of an epoch from where `last` is in it, in the order that was drawn for it."""
-    augment = {"affine": random_affine, "photo": random_photo}[config.augmentation]
-    strong = partial(augment, strength=config.augment) if config.augment else None
+    ways = {"affine": random_affine, "elastic": random_elastic, "photo": random_photo}
+    strong = partial(ways[config.augmentation], strength=config.augment) if config.augment else None
     generator.set_state(last.tensors["epoch.shuffle"])
     epoch = batches(data.train, config.batch_size, generator, strong, device, last.step)
     if last.step:
@@ -409,16 +410,22 @@ FAST = TrainConfig(
     epochs=6, learning_rate=0.01, warmup=0.05, augment=0.7,
     optimizer="muon", muon_rate=0.02, average=0.98,
 )  # fmt: skip
+DIGITS = TrainConfig(
+    epochs=20, learning_rate=0.006, warmup=0.05, augment=0.7, augmentation="elastic",
+    optimizer="muon", muon_rate=0.02, average=0.998,
+)  # fmt: skip
 PHOTOS = TrainConfig(
     epochs=200, learning_rate=0.002, warmup=0.05, augmentation="photo", cutmix=1.0,
     label_smoothing=0.1, optimizer="muon", muon_rate=0.02, average=0.999,
 )  # fmt: skip
+FEW_PHOTOS = replace(PHOTOS, epochs=18, learning_rate=0.005, augment=0.5, cutmix=0.0, average=0.99)
 PRESETS = {
     "digits": Preset(SMALL, TrainConfig(epochs=80, batch_size=64)),
     "mnist": Preset(SMALL, TrainConfig(epochs=16)),  # a few minutes on two cores
     "mnist-fast": Preset(SMALL | {"layers": 3}, FAST),  # that of benchmarks/mnist.py
-    "mnist-p4": Preset(SMALL | {"patch_size": 4, "layers": 6}, TrainConfig(epochs=24)),  # shipped
+    "mnist-p4": Preset(SMALL | {"patch_size": 4, "layers": 6}, DIGITS),  # shipped
     "cifar10": Preset(LITE, PHOTOS),  # for a GPU
+    "cifar10-small": Preset(LITE | {"layers": 6, "hidden_size": 96, "mlp_size": 192}, FEW_PHOTOS),
 }
 
 
