@@ -54,7 +54,8 @@ def check(
             f"{name}: the shape is right but the values are not; the largest difference is "
             f"{off:.3g}. Try it on a tensor small enough to work out by hand."
         )
-    print(f"✓ {name} is right: {len(trials)} inputs, every value compared")
+    inputs = "1 input" if len(trials) == 1 else f"{len(trials)} inputs"
+    print(f"✓ {name} is right: {inputs}, every value compared")
 
 
 def agree(got: Tensor, expected: Tensor) -> bool:

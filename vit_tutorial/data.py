@@ -431,25 +431,6 @@ def random_affine(
     return F.grid_sample(images, grid, align_corners=False)
 
 
-def random_elastic(
-    images: Float[Tensor, "B C H W"], generator: torch.Generator, strength: float = 1.0
-) -> Float[Tensor, "B C H W"]:
-    """`random_affine`, then bend every image by a smooth field of its own, as a hand would.
-
-    6 x 6 nodes over the image move by up to 7 % of its side at strength 1, what lies between them
-    follows by bicubic interpolation: a cheaper form of Simard's elastic distortions
-    (https://doi.org/10.1109/ICDAR.2003.1227801).
-    """
-    moved = random_affine(images, generator, strength)
-    nodes = strength * 0.14 * (torch.rand(len(images), 2, 6, 6, generator=generator) * 2 - 1)
-    field = F.interpolate(
-        nodes.to(images), size=images.shape[2:], mode="bicubic", align_corners=True
-    )
-    still = torch.eye(2, 3).to(images).expand(len(images), 2, 3)
-    grid = F.affine_grid(still, list(images.shape), align_corners=False)
-    return F.grid_sample(moved, grid + field.permute(0, 2, 3, 1), align_corners=False)
-
-
 def random_photo(
     images: Float[Tensor, "B C H W"], generator: torch.Generator, strength: float = 1.0
 ) -> Float[Tensor, "B C H W"]:
