@@ -26,6 +26,7 @@ from vit_tutorial.data import (
     load,
     pixel_statistics,
     random_affine,
+    random_elastic,
     random_photo,
 )
 
@@ -597,7 +598,7 @@ def test_a_batch_larger_than_the_data_is_refused_with_both_numbers(numbered):
 # ---- augmentation
 
 
-@pytest.mark.parametrize("augment", [random_affine, random_photo])
+@pytest.mark.parametrize("augment", [random_affine, random_elastic, random_photo])
 def test_augmentation_draws_from_the_generator_and_nowhere_else(augment):
     images, before = torch.rand(8, 1, 12, 12), torch.get_rng_state()
     same, again = (augment(images, generator(1)) for _ in range(2))
@@ -606,7 +607,7 @@ def test_augmentation_draws_from_the_generator_and_nowhere_else(augment):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.parametrize("augment", [random_affine, random_photo])
+@pytest.mark.parametrize("augment", [random_affine, random_elastic, random_photo])
 def test_every_image_of_a_batch_is_changed_by_its_own_amount(augment):
     image = torch.rand(1, 3, 15, 15)
     changed = augment(image.repeat(16, 1, 1, 1), generator())
@@ -628,10 +629,35 @@ def test_an_image_moves_by_at_most_7_percent_of_its_side_times_the_strength(stre
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("augment", [random_affine, random_photo])
+@pytest.mark.parametrize("augment", [random_affine, random_elastic, random_photo])
 def test_at_strength_0_every_image_stays_as_it_is(augment, dtype):
     images = torch.rand(4, 3, 12, 16, dtype=dtype)
     assert_close(augment(images, generator(), 0.0), images, atol=1e-5, rtol=1e-5)
+
+
+def test_an_elastic_change_bends_what_an_affine_one_leaves_straight():
+    line = torch.zeros(100, 1, 29, 29)
+    line[..., 14, 4:25] = 1
+
+    def bent(images):
+        """How far the middles of the columns lie from the best straight line, in pixels."""
+        x, y = torch.arange(8.0, 21), torch.arange(29.0)[:, None]
+        middles = ((images * y).sum(dim=1) / images.sum(dim=1))[:, 8:21]
+        straight = torch.stack([x, torch.ones_like(x)], dim=1)
+        return (middles.T - straight @ torch.linalg.lstsq(straight, middles.T).solution).std(dim=0)
+
+    affine, elastic = (f(line, generator())[:, 0] for f in (random_affine, random_elastic))
+    assert bent(affine).max() < 0.2
+    assert 0.2 < bent(elastic).median() < 0.8
+    half = random_elastic(line, generator(), 0.5)[:, 0]
+    assert bent(half).median() < 0.7 * bent(elastic).median()
+
+
+def test_an_elastic_change_moves_neighbours_together():
+    ramp = torch.linspace(0, 1, 57).repeat(1, 1, 57, 1).repeat(20, 1, 1, 1)
+    changed = random_elastic(ramp, generator(), 0.5)[:, 0, 10:-10, 10:-10]
+    assert changed.diff(dim=1).abs().max() < 0.05  # one step of the ramp is 0.018
+    assert changed.diff(dim=2).abs().max() < 0.06
 
 
 def test_colours_move_together():

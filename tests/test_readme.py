@@ -40,6 +40,17 @@ def test_the_race_is_the_record():
         assert f"| {name} | {' | '.join(told)} |" in README
 
 
+def test_the_small_models_are_the_record():
+    file = RECORDS / "small_models.json"
+    runs = json.loads(file.read_text(encoding="utf-8"))["runs"]
+    for name in dict.fromkeys(run["variant"] for run in runs):
+        row = next(line for line in README.splitlines() if f"--preset {name}`" in line)
+        shares = [100 * run["test_accuracy"] for run in runs if run["variant"] == name]
+        mean, low, high = sum(shares) / len(shares), min(shares), max(shares)
+        told = f"{mean:.2f} % ({low:.2f} to {high:.2f})" if len(shares) > 1 else f"{mean:.2f} %"
+        assert f"| {told} | {len(shares)} |" in row
+
+
 def test_the_speed_beside_others_is_the_record():
     runs = json.loads((RECORDS / "throughput.json").read_text(encoding="utf-8"))["runs"]
     for size in dict.fromkeys(run["size"] for run in runs):
