@@ -282,11 +282,12 @@ def test_a_checkpoint_that_does_not_say_how_to_prepare_images_is_no_model_to_ask
 # ---- the shipped model
 
 
-def test_the_shipped_model_is_small_and_its_card_says_how_it_was_made():
-    card, file = pretrained_card("mnist"), checkpoint.PRETRAINED / "mnist.safetensors"
-    model = load_pretrained("mnist")
+@pytest.mark.parametrize(("name", "grid"), [("mnist", (7, 7)), ("mnist-best", (2, 2))])
+def test_a_shipped_model_is_small_and_its_card_says_how_it_was_made(name, grid):
+    card, file = pretrained_card(name), checkpoint.PRETRAINED / f"{name}.safetensors"
+    model = load_pretrained(name)
     assert not model.training
-    assert model.config.grid == (7, 7)
+    assert model.config.grid == grid
     assert file.stat().st_size < 1_000_000
     count = sum(parameter.numel() for parameter in model.parameters())
     assert card["parameters"] == count <= 250_000
@@ -312,9 +313,10 @@ def test_the_shipped_model_reads_other_peoples_digits():
     assert evaluate(load_pretrained("mnist"), test).accuracy > 0.6
 
 
-def test_the_shipped_model_reaches_the_accuracy_on_its_card(real_data):
-    card, test = pretrained_card("mnist"), load_data("mnist").test
-    accuracy = evaluate(load_pretrained("mnist"), test).accuracy
+@pytest.mark.parametrize("name", ["mnist", "mnist-best"])
+def test_a_shipped_model_reaches_the_accuracy_on_its_card(name, real_data):
+    card, test = pretrained_card(name), load_data("mnist").test
+    accuracy = evaluate(load_pretrained(name), test).accuracy
     assert accuracy >= card["test_accuracy"] - 2 / len(test)  # two, for another machine's rounding
 
 

@@ -220,7 +220,8 @@ def test_the_wheel_holds_the_package_its_types_and_its_weights_and_nothing_else(
         names = [name for name in archive.namelist() if ".dist-info/" not in name]
         metadata = [name for name in archive.namelist() if ".dist-info/" in name]
     expected = {f"vit_tutorial/{path.name}" for path in SOURCES.values()}
-    expected |= {f"vit_tutorial/pretrained/mnist.{end}" for end in ("json", "safetensors")}
+    models = ("mnist.json", "mnist.safetensors", "mnist-best.json", "mnist-best.safetensors")
+    expected |= {f"vit_tutorial/pretrained/{name}" for name in models}
     assert set(names) == expected | {"vit_tutorial/py.typed"}
     assert any(name.endswith("LICENSE") for name in metadata)
     assert any(name.endswith("entry_points.txt") for name in metadata)

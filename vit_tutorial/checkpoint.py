@@ -218,7 +218,10 @@ def pretrained_path(name: str) -> Path:
 
 
 def load_pretrained(name: str) -> VisionTransformer:
-    """A trained model that comes with the package, in eval mode: "mnist"."""
+    """A trained model that comes with the package, in eval mode.
+
+    "mnist" has 49 patches, for maps of attention; "mnist-best" has four, and the fewest errors.
+    """
     return load(pretrained_path(name))[0]
 
 
