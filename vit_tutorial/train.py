@@ -427,7 +427,7 @@ PRESETS = {
     "mnist-p4": Preset(SMALL | {"patch_size": 4, "layers": 6}, TrainConfig(epochs=24)),  # shipped
     "mnist-best": Preset(FLAT, BEST),  # that of benchmarks/small_models.py
     "cifar10": Preset(LITE, PHOTOS),  # for a GPU
-    # an hour or two of one core
+    # under a million parameters and an hour of two cores
     "cifar10-small": Preset(LITE | {"layers": 6, "hidden_size": 96, "mlp_size": 192}, FEW_PHOTOS),
 }
 
