@@ -58,10 +58,11 @@ def study(
     todo = [pair for s in range(args.seeds) for n in names if (pair := (s, n)) not in made]
     print(f"{len(made)} runs in {args.out}, {len(todo)} to make", flush=True)
     shared = {} if epochs is None else {"epochs": args.epochs}
+    code = {"commit": commit()}  # of this run; the record's own is that of its first
     try:
         for number, (seed, name) in enumerate(todo, start=1):
             figures = run(variants[name], seed)
-            record["runs"].append({"variant": name, "seed": seed, **shared, **figures})
+            record["runs"].append({"variant": name, "seed": seed, **shared, **figures, **code})
             keep(args.out, record)
             told = ", ".join(f"{k} {v}" for k, v in figures.items() if not isinstance(v, list))
             print(f"{number:3} of {len(todo)}: {name:<25} seed {seed}: {told}", flush=True)

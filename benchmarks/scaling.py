@@ -73,6 +73,7 @@ def seconds(work: Callable[[], Any] | None, threads: int) -> float:
 def measure(size: str, batch: int, repeats: int) -> dict[str, Any]:
     """Milliseconds of a step in each way, and of averaging as many gradients."""
     L, D, mlp, h = SIZES[size]
+    load = round(os.getloadavg()[0], 1)  # of others, and of our own sizes before this one
     config = ViTConfig(28, 4, 1, 10, L, D, mlp, h)
     gradients = torch.zeros(sum(p.numel() for p in VisionTransformer(config).parameters()))
     works: dict[str, tuple[Callable[[], Any] | None, int]] = {
@@ -89,7 +90,7 @@ def measure(size: str, batch: int, repeats: int) -> dict[str, Any]:
     medians = {f"{n}, ms": round(statistics.median(t), 2) for n, t in times.items()}
     fastest = {f"{n}, fastest": round(min(t), 2) for n, t in times.items()}
     what = {"model": size, "parameters": len(gradients), "batch": batch}
-    return {**what, "load": round(os.getloadavg()[0], 1), **medians, **fastest}
+    return {**what, "load": load, **medians, **fastest}
 
 
 def run(rank: int, meeting: str, repeats: int, record: dict[str, Any]) -> None:

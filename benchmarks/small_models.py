@@ -3,14 +3,16 @@
     python benchmarks/small_models.py                          the MNIST preset, five seeds
     python benchmarks/small_models.py --only cifar10-small     on two cores
     python benchmarks/small_models.py --only cifar10           for a GPU
+    python benchmarks/small_models.py --only digits            without MNIST, a minute a run
     python benchmarks/small_models.py --list                   what there is
 
 Every run is `vit-tutorial train --preset NAME --seed S`, in a folder of its own under `runs`. A run
 that was killed goes on where it stopped when the benchmark is started again, and runs that the
 record holds are not made again, so n can grow over several days; runs that are made by hand in
-those folders, one on each core, are taken over. Sizes and recipes were chosen on validation images;
-no run was chosen by its test figure. Where the data folder holds `cifar10_jpeg`, as class folders,
-CIFAR-10 is read from there: the same images, once through JPEG.
+those folders, one on each core, are taken over. Recipes and sizes were chosen on validation
+images, but large patches on MNIST were first tried when the test errors of `ablations.py` had
+hinted at them; no run was chosen by its test figure. Where the data folder holds `cifar10_jpeg`,
+as class folders, CIFAR-10 is read from there: the same images, once through JPEG.
 """
 
 import argparse
@@ -29,8 +31,13 @@ from vit_tutorial.train import PRESETS
 
 RECORD = records.ROOT / "benchmarks" / "records" / "small_models.json"
 RUNS = records.ROOT / "runs" / "small_models"
-VARIANTS = {name: name for name in ("mnist-best", "cifar10-small", "cifar10")}
+VARIANTS = {name: name for name in ("mnist-best", "cifar10-small", "cifar10", "digits")}
 KEPT = ("parameters", "validation_accuracy", "test_accuracy", "test_images", "seconds", "threads")
+
+
+def recipe(preset: str) -> dict[str, Any]:
+    """The model's shape and the training of a preset, as they are now."""
+    return {**PRESETS[preset].model, **asdict(PRESETS[preset].training)}
 
 
 def run(preset: str, seed: int, root: Path | None) -> dict[str, Any]:
@@ -46,13 +53,18 @@ def run(preset: str, seed: int, root: Path | None) -> dict[str, Any]:
         raise KeyboardInterrupt if code == 130 else ValueError(f"{preset}, seed {seed}: see above")
     card = json.loads((out / "card.json").read_text(encoding="utf-8"))
     told = {"data": "cifar10 (JPEG copy)" if jpeg else card["data"]}
-    return told | {"epochs": len(card["history"])} | {name: card[name] for name in KEPT}
+    told |= {"epochs": len(card["history"])} | {name: card[name] for name in KEPT}
+    return told | {"recipe": recipe(preset)}
 
 
 def prepare(args: argparse.Namespace) -> tuple[dict[str, Any], Callable[[str, int], Any]]:
-    """The presets as they are now, and how one run is made."""
-    presets = {n: {**PRESETS[n].model, **asdict(PRESETS[n].training)} for n in VARIANTS}
-    return {"presets": presets}, lambda preset, seed: run(preset, seed, args.root)
+    """How one run is made; ValueError if the record holds runs of another recipe."""
+    made = json.loads(args.out.read_text(encoding="utf-8"))["runs"] if args.out.exists() else []
+    for entry in made:
+        if entry["recipe"] != (now := recipe(entry["variant"])):
+            was = {k: v for k, v in entry["recipe"].items() if now.get(k) != v}
+            raise ValueError(f"{args.out} holds {entry['variant']} with {was}, now it is {now}")
+    return {}, lambda preset, seed: run(preset, seed, args.root)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@
 
 Ours and those of timm, torchvision, vit-pytorch and transformers take turns in one process, so
 that a busy machine slows all alike; a model's figure is its median, and its ratio is its median
-over ours. Every model gets the same images, loss and fused AdamW, no dropout, and its library's
+over ours. The number of turns and the quartiles of the ratio, turn by turn, stand beside it. Every
+model gets images of the same shape, the same loss and fused AdamW, no dropout, and its library's
 default way to attend. A training step is forward, backward and update. On a GPU all run in
 bfloat16 (autocast). A process of its own for each model tells the peak memory of one step.
 With `--compile` ours is timed through `torch.compile` as well, beside the others, with the seconds
@@ -205,18 +206,18 @@ def measure(
 ) -> list[dict[str, Any]]:
     """One row for each model: ms, ratio to ours, parameters, peak memory."""
     runners = {name: Runner(name, size, device) for name in names}
-    medians = {}
-    for what in ("train", "infer"):
-        times = in_turns(runners, what, budget)
-        medians[what] = {name: statistics.median(t) for name, t in times.items()}
-        rounds = len(times["ours"])
-        print(f"({size}) {what}: {rounds} rounds", file=sys.stderr, flush=True)
+    times = {what: in_turns(runners, what, budget) for what in ("train", "infer")}
     rows = []
     for name, runner in runners.items():
         row = {"size": size, "model": name, "device": device.type, "parameters": runner.parameters}
-        for what, of in medians.items():
-            row[f"{what}, ms"] = round(1000 * of[name], 2)
-            row[f"{what}, over ours"] = round(of[name] / of["ours"], 3)
+        for what, of in times.items():
+            mine, ours = statistics.median(of[name]), statistics.median(of["ours"])
+            ratios = [a / b for a, b in zip(of[name], of["ours"], strict=True)]
+            low, _, high = statistics.quantiles(ratios, n=4)
+            row[f"{what}, ms"] = round(1000 * mine, 2)
+            row[f"{what}, over ours"] = round(mine / ours, 3)
+            row[f"{what}, quartiles"] = [round(low, 3), round(high, 3)]
+            row[f"{what}, turns"] = len(ratios)
         rows.append(row | {"step adds, MiB": peak(name, size, device)})
     return rows
 

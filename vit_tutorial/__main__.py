@@ -176,7 +176,7 @@ def run_options(sub: argparse.ArgumentParser, out: str) -> None:
     group.add_argument("--precision", metavar="NAME", help=" or ".join(CHOICES["precision"]))
     said = "parts of a batch, one after the other, to save memory"
     group.add_argument("--accumulate", type=int, metavar="N", help=said)
-    said = "torch.compile: takes a minute or more, then steps are faster"
+    said = "through torch.compile, which takes minutes before the first step"
     group.add_argument("--compile", action="store_true", help=said)
 
 
