@@ -1,8 +1,12 @@
 """Data sets are held whole, split without overlap, and normalised by their own statistics."""
 
+import multiprocessing
+import os
 import pickle
 import re
+import signal
 import struct
+from itertools import product
 
 import numpy as np
 import pytest
@@ -480,6 +484,18 @@ def test_memory_is_measured_in_bytes(tmp_path, monkeypatch):
     assert isinstance(load(name).train.images, torch.Tensor)
     monkeypatch.setattr(data, "MEMORY", 12 * 3 * 4 * 6 - 1)
     assert isinstance(load(name).train.images, Files)
+
+
+def test_the_processes_that_read_files_leave_signals_to_the_one_that_trains(tmp_path, on_disk):
+    folder = on_disk(write_folder(tmp_path, count=15), 2)
+    order = data.batches(folder.train, 2, None)
+    first = next(order)
+    readers = multiprocessing.active_children()
+    assert len(readers) == 2
+    for reader, number in product(readers, (signal.SIGINT, signal.SIGTERM)):
+        os.kill(reader.pid, number)
+    rest = [first, *order]
+    assert torch.equal(torch.cat([labels for _, labels in rest]), folder.train.labels)
 
 
 def test_files_are_indexed_as_the_tensor_of_their_bytes_is(tmp_path, on_disk):

@@ -60,7 +60,11 @@ JOB = (
 import json, os, signal
 in_double(json.loads(sys.argv[1]), sys.argv[2])
 from vit_tutorial import __main__ as cli, runs
-train_all = runs.train
+train_all, place = runs.train, runs.checkpoint.replace_file
+def noted(path, content):
+    os.write(2, f"process {distributed.rank()} writes\\n".encode())
+    place(path, content)
+runs.checkpoint.replace_file = noted
 def dying(*arguments):
     *rest, on_step = arguments
     def watched(step):
@@ -131,6 +135,8 @@ def test_only_the_first_process_speaks_and_writes(job):
     home, run = job
     assert run.stdout.count("1318 images to train on") == 1
     assert run.stdout.count("epoch   1: training loss") == 1
+    assert "process 0 writes" in run.stderr
+    assert "process 1 writes" not in run.stderr
     names = sorted(file.name for file in (home / "out").iterdir())
     assert names == ["metrics.jsonl", "model.safetensors", "state.safetensors"]
 
@@ -149,13 +155,24 @@ def test_what_two_processes_have_left_goes_on_with_one_or_two(
     out = shutil.copytree(job[0] / "out", tmp_path / "out")
     if processes == 2:
         forks = Forks(tmp_path / "log")
-        assert forks("train", "--out", out, "--resume", environments=two(unused_port)) == 0
+        for missing in ("card.json", "curves.png"):  # the second time only the rest is made
+            (out / missing).unlink(missing_ok=True)
+            assert forks("train", "--out", out, "--resume", environments=two(unused_port)) == 0
         forks.server.stdin.close()
+        assert "another process writes" not in (tmp_path / "log").read_text()
     else:
         monkeypatch.setattr(cli, "draw_pictures", lambda *arguments: None)
         assert cli.main(["train", "--out", str(out), "--resume"]) == 0
     assert_close(losses(out), losses(alone / "out"), atol=1e-4, rtol=1e-4)
     assert (out / "card.json").exists()
+
+
+def test_a_process_without_a_gpu_of_its_own_is_refused(monkeypatch):
+    monkeypatch.setattr(distributed.distributed, "is_torchelastic_launched", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(ValueError, match="process 1 needs a GPU of its own, found 1"):
+        distributed.join(torch.device("cuda"))
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(monkeypatch):

@@ -10,9 +10,11 @@ import signal
 import subprocess
 import sys
 import time
+from unittest.mock import Mock
 
 import pytest
 import torch
+from PIL import Image
 
 from vit_tutorial import __main__ as cli
 from vit_tutorial import checkpoint, train
@@ -43,6 +45,12 @@ import torch
 torch.set_num_threads(1)
 sys.path.insert(0, sys.argv[1])
 from vit_tutorial import __main__ as cli, checkpoint
+place = checkpoint.replace_file
+def noted(path, content):
+    if os.environ.get("RANK", "0") != "0":
+        os.write(2, b"another process writes\\n")
+    place(path, content)
+checkpoint.replace_file = noted
 def pictures(run, *rest):
     for name in ("curves.png", "attention.png"):
         checkpoint.write(run.args.out / name, b"a picture")
@@ -163,8 +171,8 @@ def test_killed_at_any_moment_a_run_ends_with_the_same_bits(forks, whole, tmp_pa
 
 @pytest.mark.parametrize(
     "signals",
-    [[signal.SIGINT], [signal.SIGTERM], [signal.SIGINT] * 2],
-    ids=["int", "term", "twice"],
+    [[signal.SIGINT], [signal.SIGTERM], [signal.SIGTERM] * 3, [signal.SIGINT] * 2],
+    ids=["int", "term", "term again", "twice"],
 )
 def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(forks, whole, tmp_path, signals):
     out = tmp_path / "out"
@@ -176,7 +184,7 @@ def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(forks, whole, tmp_
     readable(out)
     state = load_state(out / "state.safetensors")[0]
     assert 0 < 10 * state.epoch + state.step < 30
-    if len(signals) == 1:
+    if signals != [signal.SIGINT] * 2:
         assert f"stopped after step {10 * state.epoch + state.step} of 30" in said
     assert forks("train", "--out", out, "--resume") == 0
     assert same(out, whole)
@@ -215,6 +223,30 @@ def test_other_images_under_the_same_name_are_refused(whole, monkeypatch, capsys
     said = refused(capsys, "train", "--resume", "--out", whole)
     assert said.endswith(", asked another")
     assert "images: checkpoint" in said
+
+
+def test_other_names_for_the_same_images_are_refused(tmp_path, capsys):
+    for i in range(40):
+        folder = tmp_path / "photos" / ("cats", "dogs")[i % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8), 5 * i).save(folder / f"{i}.png")
+    words = ["train", "--data", f"folder:{tmp_path / 'photos'}", "--epochs", "1", *SMALL]
+    words += ["--batch-size", "8", "--patch-size", "4", "--out", str(tmp_path / "out")]
+    assert cli.main(words) == 0
+    (tmp_path / "photos" / "dogs").rename(tmp_path / "photos" / "zebras")
+    (tmp_path / "photos" / "cats").rename(tmp_path / "photos" / "dogs")
+    said = refused(capsys, *words, "--resume")
+    assert "names: checkpoint ['cats', 'dogs'], asked ['dogs', 'zebras']" in said
+
+
+def test_a_state_that_says_nothing_of_its_run_is_refused(whole, tmp_path, capsys):
+    state, about = load_state(whole / "state.safetensors")
+    file = tmp_path / "state.safetensors"
+    checkpoint.save_state(file, state, {"history": about["history"], "seed": 0})
+    said = refused(capsys, "train", "--resume", "--out", tmp_path)
+    assert said.endswith(
+        f"{file} is not of a run like this one: it says no ['command', 'options', 'settings']"
+    )
 
 
 def test_a_run_is_not_begun_where_another_one_is(whole, tmp_path, capsys):
@@ -291,6 +323,43 @@ def test_a_full_disk_is_named_and_leaves_the_last_good_state(
     assert same(out, whole)
 
 
+def test_a_disk_too_full_for_the_first_state_leaves_a_folder_to_start_in(
+    whole, tmp_path, monkeypatch, capsys
+):
+    place, words = checkpoint.replace_file, [*RUN, "--save-minutes", "5", "--out", tmp_path]
+
+    def full(path, content):
+        if path.name == "state.safetensors":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        place(path, content)
+
+    monkeypatch.setattr(checkpoint, "replace_file", full)
+    assert f"cannot write {tmp_path / 'state.safetensors'}" in refused(capsys, *words)
+    monkeypatch.setattr(checkpoint, "replace_file", place)
+    assert cli.main([str(word) for word in words]) == 0
+    assert same(tmp_path, whole)
+
+
+def test_ctrl_c_in_the_last_validation_leaves_the_rest_for_later(
+    whole, tmp_path, monkeypatch, capsys
+):
+    look, looks = train.evaluate, []
+
+    def interrupted(*arguments):
+        looks.append(1)
+        if len(looks) == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return look(*arguments)
+
+    monkeypatch.setattr(train, "evaluate", interrupted)
+    assert cli.main([*RUN, "--out", str(tmp_path)]) == 130
+    assert "stopped before testing; go on with: vit-tutorial train" in capsys.readouterr().err
+    assert not (tmp_path / "card.json").exists()
+    assert cli.main(["train", "--out", str(tmp_path), "--resume"]) == 0
+    assert (tmp_path / "card.json").exists()
+    assert same(tmp_path, whole)
+
+
 def test_a_folder_that_cannot_be_written_is_named_before_the_first_step(tmp_path, capsys):
     (tmp_path / "file").touch()
     said = refused(capsys, *RUN, "--out", tmp_path / "file" / "out")
@@ -321,10 +390,22 @@ def test_a_loss_that_is_not_finite_leaves_the_last_good_state(
 
 
 def test_a_device_that_cannot_do_what_is_asked_is_named(tmp_path, monkeypatch, capsys):
-    def broken(module):
-        raise RuntimeError("no compiler\nand more")
-
-    monkeypatch.setattr(torch, "compile", broken)
-    said = refused(capsys, *RUN, "--out", tmp_path / "out", "--compile")
-    assert said.endswith("cpu cannot do --compile here: no compiler")
+    for error, told in (
+        (RuntimeError("no compiler\nand more"), "no compiler"),
+        (AssertionError(), "AssertionError"),
+    ):
+        monkeypatch.setattr(torch, "compile", Mock(side_effect=error))
+        said = refused(capsys, *RUN, "--out", tmp_path / "out", "--compile")
+        assert said.endswith(f"cpu cannot do --compile here: {told}")
+    said = refused(capsys, *RUN, "--out", tmp_path / "out", "--device", "meta")
+    assert said.endswith("cannot use the device 'meta': expected cpu, cuda or mps")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_process_that_reads_images_and_ends_is_said_with_how_to_go_on(
+    whole, tmp_path, monkeypatch, capsys
+):
+    step = Mock(side_effect=RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."))
+    monkeypatch.setattr(train, "train_step", step)
+    said = refused(capsys, *RUN, "--out", tmp_path / "out")
+    assert said.endswith("cannot go on: DataLoader worker (pid 7) is killed by signal: Killed.")

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from vit_tutorial import checkpoint
+from vit_tutorial import checkpoint, distributed
 from vit_tutorial import train as training
 from vit_tutorial.data import Data, Split
 from vit_tutorial.model import VisionTransformer, ViTConfig
@@ -406,6 +406,23 @@ def test_training_resumed_within_an_epoch_equals_training_without_a_stop(stop, c
     assert torch.equal(weights(other), weights(whole))
 
 
+def test_another_process_drops_the_same_units_after_a_stop(monkeypatch):
+    monkeypatch.setattr(distributed, "rank", lambda: 1)
+    monkeypatch.setattr(distributed, "processes", lambda: 2)
+    states, whole, other = [], model(0.5), model(0.5, seed=9)
+
+    def on_step(step):
+        if step.number == 7:
+            states.append(step.state())
+
+    uninterrupted = list(train(whole, DATA, recipe(), seeded(), on_step=on_step))
+    (state,) = states
+    state.tensors["epoch.dropout"] = seeded(5).get_state()  # a state is process 0's
+    rest = list(train(other, DATA, recipe(), seeded(99), state))
+    assert figures(rest) == figures(uninterrupted[1:])
+    assert torch.equal(weights(other), weights(whole))
+
+
 def test_a_state_survives_a_file(tmp_path):
     *_, last = islice(train(model(0.1), DATA, recipe(), seeded()), 1)
     checkpoint.save_state(tmp_path / "state", last.state, {"seed": 3})
@@ -534,15 +551,21 @@ def spoil(made, at):
 
 
 @pytest.mark.parametrize(
-    ("broken_after", "named"),
-    [(PER_EPOCH + 2, PER_EPOCH + 3), (PER_EPOCH + 1, PER_EPOCH + 2), (2 * PER_EPOCH,) * 2],
-    ids=["in mid-epoch", "early in an epoch", "by the last step of an epoch"],
+    ("broken_after", "named", "average"),
+    [
+        (PER_EPOCH + 2, PER_EPOCH + 3, 0.0),
+        (PER_EPOCH + 2, PER_EPOCH + 3, 0.9),
+        (PER_EPOCH + 1, PER_EPOCH + 2, 0.0),
+        (2 * PER_EPOCH, 2 * PER_EPOCH, 0.0),
+    ],
+    ids=["in mid-epoch", "with an average", "early in an epoch", "by the last step of an epoch"],
 )
 def test_a_loss_that_is_not_finite_stops_training_and_brings_back_the_last_good_state(
-    broken_after, named
+    broken_after, named, average
 ):
     made, drawn = model(0.1), seeded()
-    epochs = train(made, DATA, recipe(), drawn, on_step=spoil(made, broken_after))
+    config = recipe(average=average)
+    epochs = train(made, DATA, config, drawn, on_step=spoil(made, broken_after))
     good = next(epochs)
     then = weights(made).clone()
     with pytest.raises(ValueError, match=f"the loss became nan at step {named} .* epoch 1 left it"):
@@ -550,6 +573,20 @@ def test_a_loss_that_is_not_finite_stops_training_and_brings_back_the_last_good_
     assert torch.equal(weights(made), then)
     assert torch.equal(drawn.get_state(), good.state.tensors["epoch.generator"])
     assert torch.equal(torch.get_rng_state(), good.state.tensors["epoch.dropout"])
+
+
+def test_a_loss_that_is_not_finite_after_a_resumption_brings_back_where_that_began():
+    states, made = [], model()
+
+    def on_step(step):
+        states.append(step.state())
+
+    list(train(model(), DATA, recipe(), seeded(), on_step=on_step))
+    state = states[PER_EPOCH + 1]
+    message = f"nan at step {PER_EPOCH + 4} .* epoch 1 and 2 steps left it"
+    with pytest.raises(ValueError, match=message):
+        list(train(made, DATA, recipe(), seeded(), state, spoil(made, PER_EPOCH + 3)))
+    assert all(torch.equal(t, state.part("model")[k]) for k, t in made.state_dict().items())
 
 
 def test_a_loss_that_is_not_finite_at_once_leaves_the_model_as_it_was_given():
@@ -597,6 +634,22 @@ def test_predictions_come_in_the_order_of_the_images():
     got = predictions(made, DATA.val, batch_size=6)
     assert_close(got, made(images).detach())
     assert not got.requires_grad
+
+
+def test_large_images_are_read_a_few_at_a_time():
+    class Counting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight, self.sizes = nn.Parameter(torch.zeros(())), []
+
+        def forward(self, images):
+            self.sizes.append(len(images))
+            return torch.zeros(len(images), K)
+
+    for side, sizes in ((28, [5]), (1024, [4, 1]), (2049, [1] * 5)):
+        made, images = Counting(), torch.zeros((), dtype=torch.uint8).expand(5, 1, side, side)
+        predictions(made, Split(images, torch.zeros(5).long(), torch.zeros(1), torch.ones(1)))
+        assert made.sizes == sizes
 
 
 # ---- what a user can get wrong

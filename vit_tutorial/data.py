@@ -4,6 +4,7 @@ import contextlib
 import io
 import math
 import os
+import signal
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -367,12 +368,19 @@ def read_batches(
         images,
         batch_sampler=[rows.tolist() for rows in parts],
         num_workers=min(WORKERS, len(parts) // 2),  # none for a single batch
+        worker_init_fn=ignore_signals,
         generator=torch.Generator(),  # or it would draw from PyTorch's own, as dropout does
     )
     try:
         yield from loader
     except ValueError as error:  # a worker's is its whole traceback: keep what stands at its end
         raise ValueError(str(error).rpartition("ValueError: ")[2].strip()) from error
+
+
+def ignore_signals(worker: int) -> None:
+    """Ctrl-C and SIGTERM reach a whole group of processes; the one that trains ends its workers."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def batches(

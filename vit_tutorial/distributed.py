@@ -1,7 +1,8 @@
 """Several processes that train one model, as torchrun starts them; else everything is for one.
 
 All of them draw the same random numbers and prepare the whole batch, of which each keeps its share.
-That costs little beside the model, and the result is that of one process.
+That costs little beside the model, and the result is that of one process, up to rounding. (Dropout
+is the exception: every process draws its own.)
 """
 
 import os
@@ -14,10 +15,16 @@ from torch.nn.parallel import DistributedDataParallel
 
 
 def join(device: torch.device) -> torch.device:
-    """Meet the processes that torchrun has started, if any; the device of this one."""
+    """Meet the processes that torchrun has started, if any; the device of this one.
+
+    Raises ValueError if there are more of them than GPUs.
+    """
     if distributed.is_torchelastic_launched() and not distributed.is_initialized():
         if device.type == "cuda":
-            device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+            number, found = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+            if number >= found:
+                raise ValueError(f"process {number} needs a GPU of its own, found {found}")
+            device = torch.device("cuda", number)
             torch.cuda.set_device(device)
         distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     return device
@@ -47,7 +54,7 @@ def wrap(model: nn.Module) -> nn.Module:
     """The model whose backward gives every process the mean of all their gradients."""
     if not distributed.is_initialized():
         return model
-    return DistributedDataParallel(model, broadcast_buffers=False)
+    return DistributedDataParallel(model)
 
 
 def meeting(model: nn.Module, now: bool) -> AbstractContextManager[None]:
@@ -67,6 +74,12 @@ def share(x: Tensor, parts: int) -> tuple[Tensor, ...]:
             f"a batch of {len(x)} cannot be shared by {processes()} processes in {parts} parts each"
         )
     return x.chunk(processes())[rank()].chunk(parts)
+
+
+def own_dropout(seed: int, step: int) -> None:
+    """Let every process but the first drop units of its own, the same ones after a stop."""
+    if rank():
+        torch.manual_seed((seed + step * processes() + rank()) % 2**63)
 
 
 def mean(x: Tensor) -> Tensor:

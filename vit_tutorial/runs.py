@@ -101,6 +101,8 @@ def opened(args: argparse.Namespace) -> tuple[State | None, dict[str, Any]]:
         for left in args.out.glob(f".{name}.????????"):
             left.unlink(missing_ok=True)
     state, about = checkpoint.load_state(file)
+    if missing := {"command", "history", "options", "settings"} - set(about):
+        raise ValueError(f"{file} is not of a run like this one: it says no {sorted(missing)}")
     kept = {name: value for name, value in about["options"].items() if name not in args.given}
     vars(args).update(kept, command=about["command"])
     return state, about
@@ -111,7 +113,7 @@ def compared(run: Run, about: dict[str, Any]) -> dict[str, Any]:
     free = ("run", "given", "command", "out", "resume", "save_minutes", "device", "compile", "root")
     options = {name: value for name, value in vars(run.args).items() if name not in free}
     settings = options | asdict(run.training) | asdict(run.model.config)
-    settings["images"] = checkpoint.fingerprint(run.data)[:16]
+    settings |= {"images": checkpoint.fingerprint(run.data)[:16], "names": run.data.classes}
     now = json.loads(json.dumps({"options": options, "settings": settings}, default=str))
     old = about.get("settings", now["settings"])
     differ = [
@@ -140,8 +142,7 @@ def check_abilities(run: Run, device: torch.device) -> None:
             torch.compile(layer)(x)
             run.model.compile()
     except Exception as error:  # compilers fail in many ways
-        line = str(error).strip().splitlines()[0]
-        raise ValueError(f"{device} cannot do {what} here: {line}") from error
+        raise ValueError(f"{device} cannot do {what} here: {in_a_line(error)}") from error
 
 
 def write_card(
@@ -171,12 +172,16 @@ def write_card(
 
 @contextmanager
 def asked_to_stop() -> Iterator[list[int]]:
-    """A list that Ctrl-C, or SIGTERM as clusters send it, makes true; the next one acts at once."""
+    """A list that Ctrl-C, or SIGTERM as clusters send it, makes true; a second Ctrl-C acts at once.
+
+    A second SIGTERM does not: launchers pass on what the cluster has sent to everyone already.
+    """
     asked: list[int] = []
 
     def note(number: int, frame: Any) -> None:
         asked.append(number)
-        signal.signal(number, usual[signal.Signals(number)])
+        if number == signal.SIGINT:
+            signal.signal(number, usual[signal.SIGINT])
 
     usual = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -223,6 +228,7 @@ def follow(run: Run, state: State | None, about: dict[str, Any]) -> list[dict[st
             generator = torch.Generator().manual_seed(args.seed)
             for epoch in train(model, data, training, generator, state, on_step):
                 history.append({k: v for k, v in vars(epoch).items() if k != "state"})
+                keep(epoch.state)  # before the weights: a folder with weights can be resumed
                 if first:
                     write_results(run, history)
                     bar.write(
@@ -230,17 +236,19 @@ def follow(run: Run, state: State | None, about: dict[str, Any]) -> list[dict[st
                         f"loss {epoch.val_loss:.4f}, accuracy {epoch.val_accuracy:.2%}, "
                         f"{epoch.seconds:.1f} s"
                     )
-                keep(epoch.state)
+            if asked:  # after the last step
+                raise KeyboardInterrupt("before testing")
     except KeyboardInterrupt as stop:
         again = f"; go on with: {args.command} --resume" if file.exists() else ""
         raise KeyboardInterrupt(f"{stop}{again}") from stop
     except RuntimeError as error:
-        if distributed.processes() == 1:
+        if distributed.processes() == 1 and "DataLoader worker" not in str(error):
             raise
         raise ValueError(f"process {distributed.rank()} cannot go on: {error}") from error
     if state is not None and state.epoch == training.epochs:  # all that is missing is the rest
         model.load_state_dict(state.part("average") or state.part("model"))
-        write_results(run, history)
+        if first:
+            write_results(run, history)
     return history
 
 
@@ -273,9 +281,19 @@ def machine(device: torch.device) -> dict[str, Any]:
 def chosen_device(name: str | None) -> torch.device:
     """The device asked for, tried out, or the first there is; ValueError if it cannot be used."""
     try:
-        return torch.zeros(1, device=name).device if name else default_device()
+        device = torch.zeros(1, device=name).device if name else default_device()
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"cannot use the device {name!r}: {str(error).splitlines()[0]}") from error
+        raise ValueError(f"cannot use the device {name!r}: {in_a_line(error)}") from error
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise ValueError(f"cannot use the device {name!r}: expected cpu, cuda or mps")
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)  # whose random numbers a state keeps
+    return device
+
+
+def in_a_line(error: Exception) -> str:
+    """The first line of what an error says, or its name if it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def count(module: torch.nn.Module) -> int:

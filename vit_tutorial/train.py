@@ -150,7 +150,7 @@ def train(
     same seed gives the same history; `state` goes on exactly where it was taken. With an average
     the model holds that at every record, and at the end. Raises ValueError if the labels do not
     fit the model, or if the loss is no longer finite: the message names the step, and the model is
-    put back to the end of the last epoch.
+    put back to where it was at the last record, or at the start.
     """
     average = deepcopy(model) if config.average else None
     optimizer = make_optimizer(model, config)
@@ -167,9 +167,11 @@ def train(
             if average is not None:
                 model.load_state_dict(average.state_dict())
             val = evaluate(model, data.val)
-            check_finite(val.loss, number * per_epoch, per_epoch, config)
+            check_finite(val.loss, number * per_epoch, config, last)
         except ValueError:
             restore(parts, last)
+            if average is not None and not last.step:
+                model.load_state_dict(average.state_dict())  # as at the record
             raise
         last = done
         yield Epoch(number, losses.mean().item(), *val, time.perf_counter() - start, last)
@@ -190,8 +192,9 @@ def finish_epoch(
         done = last.step + i + 1
         step, steps = last.epoch * len(losses) + done, config.epochs * len(losses)
         rate = config.learning_rate * schedule(step / steps, config.warmup)
+        distributed.own_dropout(parts.generator.initial_seed(), step)
         loss, accuracy = train_step(parts.network, parts.optimizer, batch, rate, config)
-        check_finite(loss.item(), step, len(losses), config)
+        check_finite(loss.item(), step, config, last)
         losses[done - 1] = loss
         if parts.average is not None:
             decay = min(config.average, (1 + step) / (10 + step))  # a short memory at first
@@ -205,14 +208,16 @@ def finish_epoch(
     return losses
 
 
-def check_finite(loss: float, step: int, per_epoch: int, config: TrainConfig) -> None:
-    """Raise ValueError if the loss is not finite; `train` then puts the model back."""
+def check_finite(loss: float, step: int, config: TrainConfig, last: State) -> None:
+    """Raise ValueError if the loss is not finite; `train` then puts the model back to `last`."""
     if not math.isfinite(loss):
+        per_epoch = len(last.tensors["epoch.losses"])
         progress = step / (config.epochs * per_epoch)
         rate = config.learning_rate * schedule(progress, config.warmup)
+        place = f"epoch {last.epoch}" + (f" and {last.step} steps" if last.step else "")
         raise ValueError(
             f"the loss became {loss} at step {step} (learning rate {rate:.2g}); the model "
-            f"is back where epoch {(step - 1) // per_epoch} left it. Try a lower rate."
+            f"is back where {place} left it. Try a lower rate."
         )
 
 
@@ -321,8 +326,6 @@ def restore(parts: Parts, state: State) -> None:
     source, kept = random_numbers(next(parts.model.parameters()).device), state.part("epoch")
     if len(source.get_rng_state()) == len(kept["dropout"]):  # not after a move to another device
         source.set_rng_state(kept["dropout"])
-    if distributed.rank():  # drops other units than process 0 does
-        torch.manual_seed(int(torch.randint(2**62, ())) + distributed.rank())
 
 
 def random_numbers(device: torch.device) -> Any:
@@ -376,11 +379,15 @@ def layer_groups(
 
 
 def predictions(model: nn.Module, split: Split, batch_size: int = 1000) -> Tensor:
-    """The logits (M K) for every image of a split, in order, with the model in eval mode."""
+    """The logits (M K) for every image of a split, in order, with the model in eval mode.
+
+    `batch_size` at a time, or as many as have four million pixels together.
+    """
     device, training = next(model.parameters()).device, model.training
     model.eval()
+    size = min(batch_size, 2**22 // math.prod(split.images.shape[2:]) or 1)
     with torch.no_grad():
-        parts = [model(images) for images, _ in batches(split, batch_size, None, device=device)]
+        parts = [model(images) for images, _ in batches(split, size, None, device=device)]
     model.train(training)
     return torch.cat(parts)
 
