@@ -489,12 +489,12 @@ def test_memory_is_measured_in_bytes(tmp_path, monkeypatch):
 def test_the_processes_that_read_files_leave_signals_to_the_one_that_trains(tmp_path, on_disk):
     folder = on_disk(write_folder(tmp_path, count=15), 2)
     order = data.batches(folder.train, 2, None)
-    first = next(order)
+    first = [next(order), next(order)]  # one from each: both have begun
     readers = multiprocessing.active_children()
     assert len(readers) == 2
     for reader, number in product(readers, (signal.SIGINT, signal.SIGTERM)):
         os.kill(reader.pid, number)
-    rest = [first, *order]
+    rest = [*first, *order]
     assert torch.equal(torch.cat([labels for _, labels in rest]), folder.train.labels)
 
 
