@@ -6,6 +6,7 @@ import pickle
 import re
 import signal
 import struct
+import time
 from itertools import product
 
 import numpy as np
@@ -496,6 +497,24 @@ def test_the_processes_that_read_files_leave_signals_to_the_one_that_trains(tmp_
         os.kill(reader.pid, number)
     rest = [*first, *order]
     assert torch.equal(torch.cat([labels for _, labels in rest]), folder.train.labels)
+
+
+def reading(begun):
+    data.outlive_signals(0)
+    begun.set()
+    time.sleep(60)
+
+
+def test_a_process_that_reads_files_ends_some_time_after_sigterm(monkeypatch):
+    monkeypatch.setattr(data, "GRACE", 1)
+    fork = multiprocessing.get_context("fork")
+    begun = fork.Event()
+    reader = fork.Process(target=reading, args=[begun])
+    reader.start()
+    assert begun.wait(60)
+    reader.terminate()  # as Python does when it ends
+    reader.join(timeout=50)
+    assert reader.exitcode == -signal.SIGALRM
 
 
 def test_files_are_indexed_as_the_tensor_of_their_bytes_is(tmp_path, on_disk):

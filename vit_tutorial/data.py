@@ -26,6 +26,7 @@ from vit_tutorial.errors import unknown
 NAMES = ("mnist", "fashion_mnist", "cifar10", "digits", "folder:PATH")
 MEMORY = 4 * 2**30  # bytes; a folder whose images take more is left on disk
 WORKERS = min(8, os.cpu_count() or 1)  # processes that read such a folder
+GRACE = 30  # seconds in which such a process reads on after SIGTERM
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 
 
@@ -368,7 +369,7 @@ def read_batches(
         images,
         batch_sampler=[rows.tolist() for rows in parts],
         num_workers=min(WORKERS, len(parts) // 2),  # none for a single batch
-        worker_init_fn=ignore_signals,
+        worker_init_fn=outlive_signals,
         generator=torch.Generator(),  # or it would draw from PyTorch's own, as dropout does
     )
     try:
@@ -377,10 +378,14 @@ def read_batches(
         raise ValueError(str(error).rpartition("ValueError: ")[2].strip()) from error
 
 
-def ignore_signals(worker: int) -> None:
-    """Ctrl-C and SIGTERM reach a whole group of processes; the one that trains ends its workers."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+def outlive_signals(worker: int) -> None:
+    """Read on after Ctrl-C, and for GRACE seconds after SIGTERM.
+
+    Both may reach a whole group of processes, and the one that trains wants to finish its step.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "alarm"):  # not on Windows, where nobody sends SIGTERM
+        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE))
 
 
 def batches(
