@@ -3,7 +3,7 @@
     python benchmarks/small_models.py                          the MNIST preset, five seeds
     python benchmarks/small_models.py --only cifar10-small     on two cores
     python benchmarks/small_models.py --only cifar10           for a GPU
-    python benchmarks/small_models.py --only digits            without MNIST, a minute a run
+    python benchmarks/small_models.py --only digits            without MNIST, two minutes a run
     python benchmarks/small_models.py --list                   what there is
 
 Every run is `vit-tutorial train --preset NAME --seed S`, in a folder of its own under `runs`. A run
