@@ -147,7 +147,11 @@ def go(
 
 
 def plainly(epochs: int, data: Data, seed: int, root: Path | None) -> dict[str, Any]:
-    """As most tutorials do: Adam at 1e-3, batches of 64, one PIL image at a time, nothing else."""
+    """As many tutorials do: Adam at 1e-3, batches of 64, one PIL image at a time, nothing else.
+
+    None of them is copied. One of the kind, https://github.com/FANZ3R/Vision_Transformer_From_scratch
+    with patches of 7 x 7 and batches of 64, reports 96.33 % after five epochs.
+    """
     model = fresh(data, seed)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     loader = plain_loader(data, seed, root)

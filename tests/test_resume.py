@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from unittest.mock import Mock
 
 import pytest
@@ -17,7 +18,7 @@ import torch
 from PIL import Image
 
 from vit_tutorial import __main__ as cli
-from vit_tutorial import checkpoint, train
+from vit_tutorial import checkpoint, data, train
 from vit_tutorial.checkpoint import load_state
 
 SMALL = ["--layers", "1", "--hidden-size", "16", "--mlp-size", "16", "--heads", "2"]
@@ -405,7 +406,68 @@ def test_a_device_that_cannot_do_what_is_asked_is_named(tmp_path, monkeypatch, c
 def test_a_process_that_reads_images_and_ends_is_said_with_how_to_go_on(
     whole, tmp_path, monkeypatch, capsys
 ):
-    step = Mock(side_effect=RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."))
-    monkeypatch.setattr(train, "train_step", step)
-    said = refused(capsys, *RUN, "--out", tmp_path / "out")
-    assert said.endswith("cannot go on: DataLoader worker (pid 7) is killed by signal: Killed.")
+    step, calls = train.train_step, []
+
+    def dying(*arguments):
+        calls.append(1)
+        if len(calls) == 3:
+            raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+        return step(*arguments)
+
+    monkeypatch.setattr(train, "train_step", dying)
+    said = refused(capsys, *RUN, "--out", tmp_path)
+    again = f"go on with: vit-tutorial {' '.join(RUN)} --out {tmp_path} --resume"
+    assert said.endswith(f"DataLoader worker (pid 7) is killed by signal: Killed.; {again}")
+    assert cli.main(["train", "--out", str(tmp_path), "--resume"]) == 0
+    assert same(tmp_path, whole)
+
+
+# ---- other ways to train
+
+
+def stopped_and_resumed(out, *words):
+    """A run that Ctrl-C stops in its second epoch, beside one that nobody stops."""
+    for name in ("whole", "parts"):
+        step, calls = train.train_step, []
+
+        def noted(*arguments, name=name, step=step, calls=calls):
+            calls.append(1)
+            if len(calls) == 14 and name == "parts":
+                os.kill(os.getpid(), signal.SIGINT)
+            return step(*arguments)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(train, "train_step", noted)
+            code = cli.main([*words, "--out", str(out / name)])
+            assert code == (130 if name == "parts" else 0)
+    more = ["--compile"] if "--compile" in words else []
+    assert cli.main(["train", "--out", str(out / "parts"), "--resume", *more]) == 0
+    assert same(out / "parts", out / "whole")
+
+
+@pytest.mark.parametrize("way", [["--compile"], ["--precision", "bf16"]], ids=["compile", "bf16"])
+def test_other_arithmetic_goes_on_as_well(way, tmp_path, monkeypatch):
+    # the model is traced as for any compiler, which is what could go wrong here
+    traced = Mock(side_effect=partial(torch.compile, backend="eager"))
+    monkeypatch.setattr(torch, "compile", traced)
+    stopped_and_resumed(tmp_path, *RUN, *way)
+    assert traced.called == (way == ["--compile"])
+
+
+def test_images_on_disk_train_as_those_in_memory_do_and_go_on(tmp_path, monkeypatch):
+    images, labels = data.digits()
+    for i in range(1000):
+        folder = tmp_path / "images" / str(int(labels[i]))
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(images[i, 0].numpy()).save(folder / f"{i}.png")
+    words = [*RUN, "--data", f"folder:{tmp_path / 'images'}", "--epochs", "3", "--patch-size", "7"]
+    words += ["--batch-size", "64"]
+    assert cli.main([*words, "--out", str(tmp_path / "memory")]) == 0
+    monkeypatch.setattr(data, "MEMORY", 0)
+    monkeypatch.setattr(data, "WORKERS", 1)
+    stopped_and_resumed(tmp_path, *words)
+    weights = [
+        checkpoint.load(tmp_path / name / "model.safetensors")[0].state_dict()
+        for name in ("memory", "whole")
+    ]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])

@@ -33,7 +33,7 @@ from vit_tutorial.transfer import adapt, transfer
 
 EXAMPLES = """examples:
   vit-tutorial train                              MNIST, or the digits, with sensible defaults
-  vit-tutorial train --preset mnist-best --out runs/best   the most accurate, in half an hour
+  vit-tutorial train --preset mnist-best --out runs/best   the most accurate, in an hour
   vit-tutorial train --preset mnist-p4 --out runs/p4   the model that is shipped
   vit-tutorial train --data folder:photos --image-size 64 --patch-size 8
   vit-tutorial train --out runs/p4 --resume       go on where it was stopped

@@ -238,13 +238,13 @@ def follow(run: Run, state: State | None, about: dict[str, Any]) -> list[dict[st
                     )
             if asked:  # after the last step
                 raise KeyboardInterrupt("before testing")
-    except KeyboardInterrupt as stop:
+    except (KeyboardInterrupt, RuntimeError) as stop:
         again = f"; go on with: {args.command} --resume" if file.exists() else ""
-        raise KeyboardInterrupt(f"{stop}{again}") from stop
-    except RuntimeError as error:
-        if distributed.processes() == 1 and "DataLoader worker" not in str(error):
+        if isinstance(stop, KeyboardInterrupt):
+            raise KeyboardInterrupt(f"{stop}{again}") from stop
+        if distributed.processes() == 1 and "DataLoader worker" not in str(stop):
             raise
-        raise ValueError(f"process {distributed.rank()} cannot go on: {error}") from error
+        raise ValueError(f"process {distributed.rank()} cannot go on: {stop}{again}") from stop
     if state is not None and state.epoch == training.epochs:  # all that is missing is the rest
         model.load_state_dict(state.part("average") or state.part("model"))
         if first:

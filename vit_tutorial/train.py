@@ -434,7 +434,7 @@ PRESETS = {
     "mnist-p4": Preset(SMALL | {"patch_size": 4, "layers": 6}, TrainConfig(epochs=24)),  # shipped
     "mnist-best": Preset(FLAT, BEST),  # that of benchmarks/small_models.py
     "cifar10": Preset(LITE, PHOTOS),  # for a GPU
-    # under a million parameters, in 40 minutes of two cores
+    # under a million parameters, in 80 minutes of a core
     "cifar10-small": Preset(LITE | {"layers": 6, "hidden_size": 96, "mlp_size": 192}, FEW_PHOTOS),
 }
 
