@@ -80,7 +80,7 @@ def check_patchify(implementation: Callable[[Tensor, int], Tensor]) -> None:
 
     mistakes: Mistakes = [
         (reshaped, "a plain reshape has the right shape and the wrong pixels: it takes C·P·P "
-         "neighbours in memory, which is pieces of rows. Split H and W first, then move axes."),
+         "numbers in reading order, which is pieces of rows. Split H and W first, then move axes."),
         (swapped, "the channel axis still leads, so a patch mixes pixels of several patches. Move "
          "C behind the two grid axes before flattening."),
         (cut("B (c r) (C i j)"), "patches come column by column; reading order goes along a row "

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 def sincos_positions(rows: int, cols: int, D: int) -> Float[Tensor, "N D"]:
     """Fixed positions in two dimensions: a quarter of D each for sin x, cos x, sin y, cos y.
 
-    Frequency i of D/4 is 10000^(-i / (D/4 - 1)), so neighbours look alike and far patches do not.
+    Frequency i of D/4 is 10000^(-i / (D/4 - 1)), so neighbouring patches are the most alike.
     Raises ValueError unless D is a multiple of 4 and at least 8.
     """
     if D % 4 or D < 8:
