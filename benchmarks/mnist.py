@@ -6,8 +6,9 @@
 
 Every recipe trains the same model (P 7, D 64, L 3); one begins it with larger patches. The fast
 recipe was chosen on validation images, but the fourth block was dropped, for time, when the test
-figures of one run with it had been seen. The recipes named after it differ from it in one thing;
-nothing was chosen by their figures.
+figures of one run with it had been seen. The recipes named after it differ from it in one thing
+(AdamW has its usual rate of 0.003; of the two parts with large and small patches each has its own
+warm-up and schedule); nothing was chosen by their figures.
 The test images are the finishing line, read four times an epoch; a goal's time is that of the
 first look at or above it. The validation split is that of seed 0 in every run. The clock runs while
 the model trains, from the first batch on; it stands still while the test images are read.
