@@ -27,7 +27,7 @@ def attention_weights(
 def attend(
     q: Float[Tensor, "*heads R d"], k: Float[Tensor, "*heads T d"], v: Float[Tensor, "*heads T d"]
 ) -> Float[Tensor, "*heads R d"]:
-    """softmax(q kᵀ / √d) v, Equations 6 and 7, by whichever of two equal ways is faster."""
+    """softmax(q kᵀ / √d) v, Equations 6 and 7, by one of two equal ways."""
     if q.device.type == "cpu" and k.shape[-2] < FUSED_FROM:
         return attention_weights(q, k) @ v
     return F.scaled_dot_product_attention(q, k, v)
