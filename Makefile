@@ -1,42 +1,72 @@
 # The book and its tests, each with one command. GNU make 3.81 (macOS) is enough.
 SHELL := bash
-.SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
+.NOTPARALLEL:
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3
-# For a torch without CUDA: make book TORCH_INDEX=<PyTorch's CPU index, see README.md>
+# For a torch without CUDA: make book TORCH_INDEX=<PyTorch's CPU index>
 TORCH_INDEX ?=
 PORT ?= 8000
+# Tests and notebooks run in so many processes, each with one thread.
+JOBS ?= 2
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+# A step: its seconds are printed, the network is cut off, and no settings of the user are read.
+STEP = TIMEFORMAT='== $@: %0R s'; time PYTHONPATH="$(CURDIR)/tools/no_network" \
+	JUPYTER_PLATFORM_DIRS=1 OMP_NUM_THREADS=1 PYTHONHASHSEED=0
+RUN = @$(STEP) $(BIN)/python
+NBVAL := -p tools.twice -p no:cacheprovider --nbval-lax --nbval-current-env --nbval-cell-timeout=300 \
+	--nbval-sanitize-with=tools/nbval_sanitize.cfg
 
-.PHONY: help install book serve test notebooks colab clean
+.PHONY: help install lint unit notebooks book pages test quick serve outputs colab clean
 
 help:  ## show this list
-	@$(PYTHON) -c 'import re; [print(f"make {m[1]:<10} {m[2]}") for m in map(re.compile(r"(\w+):.*## (.*)").match, open("Makefile")) if m]'
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
 
 install: $(INSTALLED)  ## make .venv with everything that the book and the tests need
 
 $(INSTALLED): pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	test -x $(BIN)/python || "$(PYTHON)" -m venv .venv
 	$(BIN)/python -m pip install $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -c constraints.txt -e '.[dev]'
 	$(BIN)/python -m pip check
 	@touch $@
 
-book: $(INSTALLED)  ## build the book
-	@$(BIN)/python tools/test.py book
+lint: $(INSTALLED)  ## faults seen without running: ruff, mypy, and whether book and package agree
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+	$(RUN) tools/sync_book.py
+
+unit: $(INSTALLED)  ## the tests, with the lines of the package that they reach
+	$(RUN) -m pytest -n $(JOBS) --dist loadfile --cov --cov-report=term --durations=10
+
+quick: $(INSTALLED)  ## the tests without the long ones
+	$(RUN) -m pytest -n $(JOBS) --dist loadfile -m 'not long' --durations=10
+
+notebooks: $(INSTALLED)  ## every chapter, every cell twice, on scikit-learn's digits, quick budget
+	@$(STEP) VIT_TUTORIAL_BUDGET=quick VIT_TUTORIAL_DATA="$(CURDIR)/_build/none" \
+		$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(NBVAL) --durations=12 book
+
+book: $(INSTALLED)  ## build the book; a warning is an error
+	@rm -rf _build
+	@$(STEP) $(BIN)/jupyter-book build . -W -n --keep-going --quiet
+	@test -f _build/html/book/index.html
+	@echo 'The book: _build/html/book/index.html (open it in a browser, or: make serve)'
+
+pages: $(INSTALLED)  ## the built pages: links, and in a browser, where there is one, axe and widths
+	$(RUN) tools/check_pages.py
+
+test: lint unit notebooks book pages  ## everything that CI runs
+	@echo 'test: all steps passed'
 
 serve: $(INSTALLED)  ## serve the built book on this machine alone
 	@test -f _build/html/book/index.html || { echo 'no book yet: make book'; exit 1; }
 	@echo 'The book: http://127.0.0.1:$(PORT)/book/index.html (Ctrl-C stops)'
 	@$(BIN)/python -m http.server $(PORT) --bind 127.0.0.1 --directory _build/html
 
-test: $(INSTALLED)  ## run everything that CI runs
-	@$(BIN)/python tools/test.py
-
-notebooks: $(INSTALLED)  ## run every chapter in full on the real MNIST and store its outputs
-	@$(BIN)/python tools/run_notebooks.py
+outputs: $(INSTALLED)  ## run chapters in full on the real MNIST and store their outputs
+	@$(BIN)/python tools/run_notebooks.py $(CHAPTERS)
 
 colab: $(INSTALLED)  ## run one chapter as Colab would: a new environment, that notebook alone
 	@$(BIN)/python tools/colab_check.py $(if $(TORCH_INDEX),--torch-index $(TORCH_INDEX))

@@ -15,9 +15,11 @@ no_network.cut()
 os.environ["PYTHONPATH"] = os.pathsep.join(
     dict.fromkeys([NO_NETWORK, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))])
 )
-# an empty folder: a test that asks for the default data gets the embedded digits
-REAL_DATA = os.environ.get("VIT_TUTORIAL_DATA")
-os.environ["VIT_TUTORIAL_DATA"] = tempfile.mkdtemp(prefix="vit-tutorial-")
+# an empty folder: a test that asks for the default data gets the embedded digits; the processes
+# of pytest-xdist inherit what is set here, and must still learn what the caller set
+REAL_DATA = os.environ.setdefault("VIT_TUTORIAL_REAL", os.environ.get("VIT_TUTORIAL_DATA", ""))
+EMPTY = tempfile.TemporaryDirectory(prefix="vit-tutorial-")
+os.environ["VIT_TUTORIAL_DATA"] = EMPTY.name
 os.environ["VIT_TUTORIAL_BUDGET"] = "quick"
 
 from jaxtyping import install_import_hook  # noqa: E402

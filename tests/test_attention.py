@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.testing import assert_close
 
-from vit_tutorial import attention
-from vit_tutorial.attention import MultiHeadSelfAttention, attend, attention_weights
+from vit_tutorial.attention import MultiHeadSelfAttention, attention_weights
 
 few = st.integers(1, 5)
 
@@ -68,7 +68,7 @@ def test_very_large_scores_do_not_overflow():
     assert_close(weights, torch.full((3, 3), 1 / 3))
 
 
-# ---- two kernels
+# ---- the fused kernel
 
 
 @given(B=few, h=few, T=few, d=few)
@@ -76,34 +76,19 @@ def test_fused_attention_agrees_with_softmax_of_scores(B, h, T, d):
     q, k, v = noise(3, B, h, T, d)
     written_out = torch.einsum("bhts,bhsd->bhtd", attention_weights(q, k), v)
     assert_close(F.scaled_dot_product_attention(q, k, v), written_out)
-    assert_close(attend(q, k, v), written_out)
 
 
-@pytest.mark.parametrize("fused_from", [0, 1000])
-def test_the_output_does_not_depend_on_the_kernel(fused_from, monkeypatch):
-    module, x = heads_of(), noise(2, 10, 16)
-    expected = module(x)
-    monkeypatch.setattr(attention, "FUSED_FROM", fused_from)
-    assert_close(module(x), expected)
+@pytest.mark.parametrize("T", [5, 50, 197])
+def test_the_output_does_not_depend_on_the_kernel(T):
+    module, x = heads_of(), noise(2, T, 16)
+    outputs = []
+    for kernel in (SDPBackend.MATH, SDPBackend.FLASH_ATTENTION):
+        with sdpa_kernel([kernel, SDPBackend.MATH]):
+            outputs.append(module(x))
+    assert_close(outputs[0], outputs[1])
 
 
-@pytest.mark.parametrize(("T", "fused"), [(17, False), (50, False), (197, True)])
-def test_few_tokens_are_multiplied_out_and_many_are_left_to_the_fused_kernel(T, fused, monkeypatch):
-    kernel, calls = F.scaled_dot_product_attention, []
-    monkeypatch.setattr(
-        F, "scaled_dot_product_attention", lambda *qkv: calls.append(1) or kernel(*qkv)
-    )
-    q, k, v = noise(3, 1, 2, T, 4)
-    assert_close(attend(q, k, v), attention_weights(q, k) @ v)
-    assert bool(calls) == fused
-    calls.clear()  # how many keys there are decides, not how many queries
-    assert_close(attend(q[:, :, :1], k, v), attention_weights(q, k)[:, :, :1] @ v)
-    assert bool(calls) == fused
-
-
-@pytest.mark.parametrize("fused_from", [0, 1000])
-def test_nothing_is_dropped_while_training(fused_from, monkeypatch):
-    monkeypatch.setattr(attention, "FUSED_FROM", fused_from)
+def test_nothing_is_dropped_while_training():
     module, x = heads_of(), noise(2, 10, 16)
     assert not [part for part in module.modules() if isinstance(part, nn.Dropout)]
     assert torch.equal(module.train()(x), module.eval()(x))

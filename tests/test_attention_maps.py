@@ -158,3 +158,11 @@ def test_maps_that_do_not_fit_the_grid_are_refused(T):
     ):
         with pytest.raises(ValueError, match=message):
             call()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_distances_are_measured_in_half_precision_too(dtype):
+    maps = torch.rand(2, 3, 2, 7, 7).softmax(dim=-1)
+    found = attention_distance(maps.to(dtype), 2, 3)
+    assert found.dtype == dtype
+    assert_close(found.float(), attention_distance(maps, 2, 3), atol=0.02, rtol=0.02)

@@ -1,8 +1,12 @@
 """The book's code is the package's code, and every chapter keeps to the book's pattern."""
 
 import ast
+import dis
 import re
+import subprocess
+import sys
 from pathlib import Path
+from types import CodeType
 
 import nbformat
 import pytest
@@ -11,6 +15,7 @@ from IPython.core.inputtransformer2 import TransformerManager
 
 from tools import run_notebooks, sync_book
 from tools.sync_book import ROOT, SETUP, tagged_cells
+from vit_tutorial import checks
 
 BOOK = ROOT / "book"
 CHAPTERS = {path.name[:2]: path for path in sorted(BOOK.glob("[0-9][0-9]_*.ipynb"))}
@@ -50,7 +55,17 @@ def public(path: Path) -> set[str]:
     return {name for name in named if not name.startswith("_")}
 
 
-PACKAGE = {path.stem: public(path) for path in sorted(ROOT.glob("vit_tutorial/*.py"))}
+def modules() -> dict[str, set[str]]:
+    """What each module offers: all but the benchmarks, which are run and not imported."""
+    found = {}
+    for path in sorted(ROOT.glob("vit_tutorial/**/*.py")):
+        *folders, _ = path.relative_to(ROOT / "vit_tutorial").parts
+        if not {"benchmarks", "checks"} & set(folders):
+            found[".".join([*folders, path.stem])] = public(path)
+    return {**found, "checks": set(checks.__all__)}
+
+
+PACKAGE = modules()
 ON_THE_PATH = [f"{m}.{n}" for m in dict.fromkeys(k.split(".")[0] for k in HOME) for n in PACKAGE[m]]
 
 
@@ -89,6 +104,34 @@ def names_defined(cell) -> tuple[set[str], set[str]]:
     return {node.name for node in tree.body if isinstance(node, kinds)}, set(assigned)
 
 
+def names_read(cell) -> set[str]:
+    """The names that a cell, or a function defined in it, takes from whatever ran before."""
+    bound, read = set(), set()
+
+    def walk(code: CodeType, later: bool, top: bool = False) -> None:
+        for op in dis.get_instructions(code):
+            if isinstance(op.argval, CodeType):  # of a comprehension: at once; a function: later
+                inner = op.argval.co_name
+                walk(op.argval, later or not inner.startswith("<") or inner == "<lambda>")
+            elif op.opname == "STORE_NAME" and top:
+                bound.add(op.argval)
+            elif op.opname in ("LOAD_NAME", "LOAD_GLOBAL") and (later or op.argval not in bound):
+                read.add(op.argval)
+
+    walk(compile(TransformerManager().transform_cell(cell.source), "cell", "exec"), False, top=True)
+    return read
+
+
+def names_made(cell) -> set[str]:
+    """The names that a cell binds, but for imports and the exercises' own, stub and solution."""
+    code = compile(TransformerManager().transform_cell(cell.source), "cell", "exec")
+    bound = {op.argval for op in dis.get_instructions(code) if op.opname == "STORE_NAME"}
+    imports = (n for n in ast.walk(ast.parse(TransformerManager().transform_cell(cell.source)))
+               if isinstance(n, ast.Import | ast.ImportFrom))  # fmt: skip
+    brought = {(a.asname or a.name).split(".")[0] for node in imports for a in node.names}
+    return {name for name in bound - brought if not name.startswith("my_")}
+
+
 def test_the_chapters_that_set_the_pattern_are_there():
     assert {"01", "05", "08", "09"} <= set(CHAPTERS)
 
@@ -102,8 +145,8 @@ def test_the_table_of_contents_lists_every_page_that_is_there():
 
 def test_the_reference_lists_every_module():
     text = (BOOK / "api.md").read_text(encoding="utf-8")
-    listed = set(re.findall(r"automodule:: vit_tutorial\.(\w+)", text))
-    assert listed == {m for m in PACKAGE if not m.startswith("_") and PACKAGE[m]}
+    listed = set(re.findall(r"automodule:: vit_tutorial\.([\w.]+)", text))
+    assert listed == {m for m in PACKAGE if PACKAGE[m] and "_" not in (m[0], m.split(".")[-1][0])}
 
 
 def test_book_package_and_address_agree(capsys):
@@ -155,13 +198,56 @@ def test_nothing_is_shown_twice():
 
 @each_chapter
 def test_no_other_cell_defines_a_name_of_the_package(chapter):
-    everything = set().union(*PACKAGE.values())
+    everything = set().union(
+        *(n for m, n in PACKAGE.items() if not m.startswith(("lab.", "weights.")))
+    )
     path = {name.split(".")[1] for name in ON_THE_PATH}
     for cell in code_cells(chapter):
         if not any(tag.startswith(sync_book.TAG) for tag in tags(cell)):
             defined, assigned = names_defined(cell)
             assert not defined & everything, cell.source
             assert not assigned & path, cell.source
+
+
+@each_chapter
+def test_a_name_that_another_cell_reads_is_made_in_one_cell_alone(chapter):
+    # so that a reader can go back to a cell; `python -m pytest -p tools.twice` does go back
+    cells = [
+        c for c in code_cells(chapter) if not any(t.startswith(sync_book.TAG) for t in tags(c))
+    ]
+    made = [names_made(cell) for cell in cells]
+    read = set().union(*map(names_read, cells))
+    twice = {name for names in made for name in names if sum(name in other for other in made) > 1}
+    assert twice & read == set()
+
+
+@pytest.mark.parametrize(
+    ("sources", "clash"),
+    [
+        (["x = 1", "print(x)"], set()),
+        (["x = 1", "print(x)", "x = 2"], {"x"}),
+        (["x = 1", "x = 2; print(x)"], set()),
+        (["for x in 'ab': print(x)", "print([x for x in 'ab'])", "x = 1; print(x)"], set()),
+        (["x = 1\ndef f():\n    return x", "x = 2"], {"x"}),
+        (["x = 1\nf = lambda x: x", "x = 2"], set()),
+        (["from math import e", "print(e)", "from math import e"], set()),
+        (["def my_f(): ...", "def my_f(): return 1", "my_f()"], set()),
+    ],
+)
+def test_how_names_are_found(sources, clash):
+    cells = [nbformat.v4.new_code_cell(source) for source in sources]
+    made, read = [names_made(c) for c in cells], set().union(*map(names_read, cells))
+    assert {n for names in made for n in names if sum(n in m for m in made) > 1} & read == clash
+
+
+def test_a_cell_that_cannot_run_again_is_found(tmp_path):
+    cells = [nbformat.v4.new_code_cell(text) for text in ("left = [1]", "left.pop()")]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "chapter.ipynb")
+    command = ["-m", "pytest", "-p", "tools.twice", "--nbval-lax", "--nbval-current-env", "-q"]
+    command = [sys.executable, *command, str(tmp_path / "chapter.ipynb")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert "pop from empty list" in done.stdout
+    assert "1 failed, 3 passed" in done.stdout
 
 
 @each_chapter

@@ -6,28 +6,20 @@ import os
 import shutil
 import struct
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
-from torch.testing import assert_close
+from torch.nn.utils import prune
+from torch.optim.swa_utils import AveragedModel
 
-from vit_tutorial import checkpoint
-from vit_tutorial.checkpoint import (
-    Preprocessing,
-    from_checkpoint,
-    load,
-    load_pretrained,
-    preprocessing,
-    pretrained_card,
-    save,
-)
-from vit_tutorial.data import batches
+from vit_tutorial import from_checkpoint
 from vit_tutorial.data import load as load_data
 from vit_tutorial.model import VisionTransformer, ViTConfig
 from vit_tutorial.train import evaluate
+from vit_tutorial.weights import checkpoint, hub
+from vit_tutorial.weights.checkpoint import load, load_pretrained, pretrained_card, save
+from vit_tutorial.weights.preprocessing import Preprocessing
 
 PREPARED = Preprocessing((8, 12), (0.5, 0.4, 0.3), (0.2, 0.2, 0.1), ("cat", "dog", "emu"))
 
@@ -92,6 +84,160 @@ def test_the_file_is_plain_safetensors(path):
 def test_saving_leaves_one_file_that_others_may_read(path):
     assert files(path.parent) == [path.name]
     assert path.stat().st_mode & 0o777 == 0o644
+
+
+# ---- wrapped models, and models that are not what their config says
+
+
+def compiled_inside(model):
+    """The model with one compiled block."""
+    model.encoder.blocks[0] = torch.compile(model.encoder.blocks[0])
+    return model
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        torch.compile,
+        compiled_inside,
+        nn.DataParallel,  # its names are those of DistributedDataParallel
+        lambda model: torch.compile(nn.DataParallel(model)),
+    ],
+)
+def test_a_wrapped_model_is_saved_as_the_model_inside(tmp_path, wrap):
+    model, wrapped = tiny(), wrap(tiny())
+    inside = next(part for part in wrapped.modules() if isinstance(part, VisionTransformer))
+    assert set(wrapped.state_dict()) != set(model.state_dict())
+    plain = {n.replace("_orig_mod.", ""): w.clone() for n, w in inside.state_dict().items()}
+    save(tmp_path / "model.safetensors", wrapped)
+    read, _ = load(tmp_path / "model.safetensors")
+    assert read.config == model.config
+    assert plain.keys() == read.state_dict().keys()
+    assert all(torch.equal(w, plain[name]) for name, w in read.state_dict().items())
+
+
+def without_head(model):
+    model.head = nn.Identity()
+
+
+def more_classes(model):
+    model.head = nn.Linear(8, 5)
+
+
+def pruned(model):
+    prune.random_unstructured(model.encoder.blocks[0].mlp[0], "weight", amount=0.5)
+
+
+def narrower(model):
+    model.encoder.blocks[0].mlp[0] = nn.Linear(8, 4)
+    model.encoder.blocks[0].mlp[3] = nn.Linear(4, 8)
+
+
+def a_block_less(model):
+    model.encoder.blocks = model.encoder.blocks[:0]
+
+
+def another_activation(model):
+    model.encoder.blocks[0].mlp[1] = nn.ReLU()
+
+
+def another_epsilon(model):
+    model.encoder.norm.eps = 1e-3
+
+
+def no_bias(model):
+    model.encoder.blocks[0].attention.qkv = nn.Linear(8, 24, bias=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (
+            without_head,
+            r"head Identity\(\), expected Linear.*head\.weight missing, expected \(3, ",
+        ),
+        (
+            more_classes,
+            r"head\.bias \(5,\), expected \(3,\); head\.weight \(5, 8\), expected \(3",
+        ),
+        (pruned, r"mlp\.0\.weight missing.*mlp\.0\.weight_mask \(8, 8\), expected no such tensor"),
+        (narrower, r"mlp\.0\.weight \(4, 8\), expected \(8, 8\).*mlp\.3\.weight \(8, 4\), expec"),
+        (a_block_less, r"encoder\.blocks\.0\.attention\.projection\.bias missing.* and 4 more$"),
+        (another_activation, r"blocks\.0\.mlp\.1 ReLU\(\), expected GELU\(approximate='none'\)$"),
+        (another_epsilon, r"encoder\.norm LayerNorm.*eps=0\.001.*expected LayerNorm.*eps=1e-06"),
+        (no_bias, r"attention\.qkv\.bias missing, expected \(24,\)$"),
+    ],
+)
+def test_a_model_that_is_not_what_its_config_says_is_refused_by_name(path, change, named):
+    before, model = path.read_bytes(), tiny()
+    change(model)
+    for wrapped in (model, torch.compile(model)):
+        with pytest.raises(ValueError, match=f"model does not fit its configuration: .*{named}"):
+            save(path, wrapped)
+    assert path.read_bytes() == before
+    assert files(path.parent) == [path.name]
+
+
+def test_other_modules_are_refused(tmp_path):
+    for module, named in (
+        (nn.Linear(2, 2), "Linear has no ViTConfig as its `config`"),
+        (nn.Sequential(nn.Upsample(8), tiny()), r"0\.head\.bias|1\.embedding\.class_token"),
+        (AveragedModel(tiny()), r"n_averaged \(\), expected no such tensor"),
+    ):
+        with pytest.raises(ValueError, match=named):
+            save(tmp_path / "model.safetensors", module)
+    assert files(tmp_path) == []
+
+
+def test_blocks_that_share_their_weights_are_saved_one_by_one(tmp_path):
+    model = tiny(layers=2)
+    model.encoder.blocks[1] = model.encoder.blocks[0]
+    save(tmp_path / "model.safetensors", model)
+    images = torch.randn(2, 3, 8, 12)
+    assert torch.equal(load(tmp_path / "model.safetensors")[0](images), model(images))
+
+
+# ---- precision
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("positions", ["learned", "sincos", "none"])
+def test_a_model_comes_back_in_the_precision_it_was_saved_in(tmp_path, dtype, positions):
+    model = tiny(positions=positions).to(dtype)
+    save(tmp_path / "model.safetensors", model)
+    read, _ = load(tmp_path / "model.safetensors")
+    assert {w.dtype for w in (*read.parameters(), *read.buffers())} == {dtype}
+    assert all(w.requires_grad for w in read.parameters())
+    assert torch.equal(read.embedding.positions, model.embedding.positions)
+    images = torch.randn(2, 3, 8, 12).to(dtype)
+    assert torch.equal(read(images), model(images))
+
+
+def test_every_tensor_keeps_its_own_precision(tmp_path):
+    model = tiny()
+    model.encoder.bfloat16()
+    model.head.double()
+    save(tmp_path / "model.safetensors", model)
+    read = load(tmp_path / "model.safetensors")[0].state_dict()
+    assert {w.dtype for w in read.values()} == {torch.float32, torch.bfloat16, torch.float64}
+    for name, tensor in model.state_dict().items():
+        assert read[name].dtype == tensor.dtype
+        assert torch.equal(read[name], tensor)
+
+
+def test_saving_and_loading_draw_no_random_numbers(path):
+    before = torch.get_rng_state()
+    save(path, load(path)[0])
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_loaded_model_does_not_change_with_its_file(path):
+    model, _ = load(path)
+    kept = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with path.open("r+b") as file:
+        file.seek(-64, os.SEEK_END)
+        file.write(bytes(64))
+    assert all(torch.equal(tensor, kept[name]) for name, tensor in model.state_dict().items())
 
 
 # ---- a file is replaced whole or not at all
@@ -223,62 +369,6 @@ def test_a_pickle_is_refused_and_not_opened(path):
     assert files(path.parent) == [path.name]
 
 
-# ---- what an image becomes
-
-
-def test_an_image_of_the_data_set_becomes_what_batches_give(tmp_path):
-    data = load_data("digits")
-    images, _ = next(batches(data.test, 3, None))
-    prepare = preprocessing(data)
-    for i in range(3):
-        Image.fromarray(data.test.images[i, 0].numpy()).save(tmp_path / "digit.png")
-        assert_close(prepare(tmp_path / "digit.png"), images[i : i + 1])
-    assert prepare.classes == tuple(data.classes)
-
-
-def test_colours_are_normalised_channel_by_channel():
-    got = PREPARED(Image.new("RGB", (12, 8), (255, 51, 0)))
-    assert got.shape == (1, 3, 8, 12)
-    by_hand = [(1 - 0.5) / 0.2, (0.2 - 0.4) / 0.2, (0 - 0.3) / 0.1]
-    for c in range(3):
-        assert_close(got[0, c], torch.full((8, 12), by_hand[c]))
-
-
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK"])
-@pytest.mark.parametrize("channels", [1, 3])
-def test_any_image_is_brought_to_the_models_size_and_channels(mode, channels):
-    prepare = Preprocessing((8, 12), (0.5,) * channels, (0.5,) * channels, ("a",))
-    image = Image.new("L", (30, 17), 255).convert(mode)
-    assert_close(prepare(image), torch.ones(1, channels, 8, 12))
-
-
-def test_grey_levels_of_16_bits_are_scaled_not_cut_off(tmp_path):
-    Image.fromarray(np.full((8, 12), 1 << 15, dtype=np.uint16)).save(tmp_path / "grey.png")
-    prepare = Preprocessing((8, 12), (0.0,), (1.0,), ("a",))
-    assert_close(prepare(tmp_path / "grey.png"), torch.full((1, 1, 8, 12), 128 / 255))
-
-
-def test_an_unreadable_image_is_named(tmp_path):
-    (tmp_path / "no.png").write_text("no picture")
-    for name in ("no.png", "nowhere.png"):
-        with pytest.raises(ValueError, match=f"cannot read the image .*{name}"):
-            PREPARED(tmp_path / name)
-
-
-def test_a_model_comes_with_the_preprocessing_that_it_was_saved_with(path):
-    for name in (path, str(path)):
-        model, prepared = VisionTransformer.from_checkpoint(name)
-        assert prepared == PREPARED
-        assert model.config == tiny().config
-        assert not model.training
-
-
-def test_a_checkpoint_that_does_not_say_how_to_prepare_images_is_no_model_to_ask(path):
-    save(path, tiny())
-    with pytest.raises(ValueError, match="does not say how its images are prepared"):
-        from_checkpoint(path)
-
-
 # ---- the shipped model
 
 
@@ -298,14 +388,6 @@ def test_a_shipped_model_is_small_and_its_card_says_how_it_was_made(name, grid):
     assert 0.993 <= card["test_accuracy"] <= 1
     assert card["history"][-1]["val_accuracy"] == card["validation_accuracy"]
     assert card["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
-
-
-def test_the_shipped_model_carries_its_preprocessing():
-    model, prepared = VisionTransformer.from_checkpoint("mnist")
-    assert prepared.height_width == model.config.height_width == (28, 28)
-    assert prepared.classes == tuple("0123456789")
-    assert prepared.mean == pytest.approx([0.1307], abs=2e-3)  # of MNIST's training pixels
-    assert prepared.std == pytest.approx([0.3081], abs=2e-3)
 
 
 def test_the_shipped_model_reads_other_peoples_digits():
@@ -352,6 +434,31 @@ def test_an_unknown_model_is_refused_with_the_names_there_are(ask):
         ask("minst")
 
 
+# ---- a model with its preprocessing
+
+
+def test_a_model_comes_with_the_preprocessing_that_it_was_saved_with(path):
+    for name in (path, str(path)):
+        model, prepared = from_checkpoint(name)
+        assert prepared == PREPARED
+        assert model.config == tiny().config
+        assert not model.training
+
+
+def test_a_checkpoint_that_does_not_say_how_to_prepare_images_is_no_model_to_ask(path):
+    save(path, tiny())
+    with pytest.raises(ValueError, match="does not say how its images are prepared"):
+        from_checkpoint(path)
+
+
+def test_the_shipped_model_carries_its_preprocessing():
+    model, prepared = from_checkpoint("mnist")
+    assert prepared.height_width == model.config.height_width == (28, 28)
+    assert prepared.classes == tuple("0123456789")
+    assert prepared.mean == pytest.approx([0.1307], abs=2e-3)  # of MNIST's training pixels
+    assert prepared.std == pytest.approx([0.3081], abs=2e-3)
+
+
 def test_a_folder_of_the_same_name_does_not_hide_the_shipped_model(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mnist").mkdir()
@@ -360,9 +467,9 @@ def test_a_folder_of_the_same_name_does_not_hide_the_shipped_model(tmp_path, mon
 
 def test_the_seed_of_a_model_is_its_own_and_0_for_the_weights_of_others(tmp_path):
     config = ViTConfig(8, 4, 1, 3, 1, 8, 8, 2)
-    checkpoint.save(tmp_path / "ours.safetensors", VisionTransformer(config), seed=7)
+    save(tmp_path / "ours.safetensors", VisionTransformer(config), seed=7)
     save_file({"cls_token": torch.zeros(1, 1, 8)}, tmp_path / "theirs.safetensors")
-    assert checkpoint.seed_of(tmp_path / "ours.safetensors") == 7
-    assert checkpoint.seed_of(tmp_path / "theirs.safetensors") == 0
-    assert checkpoint.seed_of("timm:vit_tiny_patch16_224") == 0
-    assert checkpoint.seed_of("mnist") == checkpoint.pretrained_card("mnist")["seed"]
+    assert hub.seed_of(tmp_path / "ours.safetensors") == 7
+    assert hub.seed_of(tmp_path / "theirs.safetensors") == 0
+    assert hub.seed_of("timm:vit_tiny_patch16_224") == 0
+    assert hub.seed_of("mnist") == pretrained_card("mnist")["seed"]

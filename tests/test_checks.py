@@ -723,7 +723,7 @@ def by_number(rows, cols, D):
         (quarters([2, 3, 0, 1]), "x and y are swapped"),
         (down_the_columns, "the patches go down the columns; reading order"),
         (quarters([1, 0, 3, 2]), "cosine stands before sine"),
-        (quarters([0, 2, 1, 3]), "the two sines come first"),
+        (quarters([0, 2, 1, 3]), "your quarters are sin x, sin y"),
         (by_turns, "sine and cosine take turns"),
         (by_number, "positions in one dimension"),
         (lambda r, c, D: sincos(r, c, D, last=lambda n: n), "the exponents do not end at 1"),

@@ -11,9 +11,13 @@ import torch
 from PIL import Image
 
 from vit_tutorial import __main__ as cli
-from vit_tutorial import checkpoint, train
+from vit_tutorial import from_checkpoint, train
 from vit_tutorial.data import load
+from vit_tutorial.lab.folders import load as load_any
+from vit_tutorial.lab.recipes import PRESETS
 from vit_tutorial.model import VARIANTS, VisionTransformer, variant
+from vit_tutorial.weights import checkpoint
+from vit_tutorial.weights.preprocessing import preprocessing
 
 SMALL = ["--layers", "1", "--hidden-size", "16", "--mlp-size", "16", "--heads", "2"]
 QUICK = ["train", "--data", "digits", "--epochs", "1", "--device", "cpu", *SMALL]
@@ -94,6 +98,7 @@ def test_words_that_make_no_command_end_with_2(words, capsys):
     assert "error:" in capsys.readouterr().err.splitlines()[-1]
 
 
+@pytest.mark.long
 def test_the_installed_command_and_the_module_are_the_same():
     (script,) = entry_points(group="console_scripts", name="vit-tutorial")
     assert script.load() is cli.main
@@ -148,7 +153,7 @@ def test_the_weights_on_disk_have_the_accuracy_on_the_card(trained):
     data = load("digits", seed=3)
     assert train.evaluate(model, data.test).accuracy == card["test_accuracy"]
     assert train.evaluate(model, data.val).accuracy == card["validation_accuracy"]
-    assert more["preprocessing"] == checkpoint.preprocessing(data)
+    assert more["preprocessing"] == preprocessing(data)
     assert (more["epoch"], more["history"]) == (2, card["history"])
 
 
@@ -206,7 +211,7 @@ def test_options_reach_the_recipe_and_the_rest_is_the_presets():
     _, recipe = cli.configure(args, load("digits"))
     assert (recipe.learning_rate, recipe.warmup, recipe.augment) == (0.5, 0, 0)
     assert (recipe.batch_size, recipe.epochs) == (9, 1)
-    assert recipe.weight_decay == train.PRESETS["digits"].training.weight_decay
+    assert recipe.weight_decay == PRESETS["digits"].training.weight_decay
 
 
 def folder_of(tmp_path, size, mode="RGB"):
@@ -221,7 +226,7 @@ def folder_of(tmp_path, size, mode="RGB"):
 @pytest.mark.parametrize(("size", "P"), [((16, 24), 1), ((64, 64), 8), ((7, 7), 7), ((30, 20), 1)])
 def test_for_a_folder_the_patch_size_is_chosen_so_that_it_divides(tmp_path, size, P):
     args = cli.parser().parse_args(["train", "--data", folder_of(tmp_path, size)])
-    config, _ = cli.configure(args, load(args.data))
+    config, _ = cli.configure(args, load_any(args.data))
     assert config.patch_size == P
     assert config.height_width == size[::-1]
 
@@ -254,7 +259,7 @@ def test_options_of_the_larger_runs_reach_the_recipe():
 def test_evaluation_prints_accuracy_and_loss_on_the_split_asked_for(trained, capsys):
     out = trained[0]
     data, model = load("digits", seed=3), checkpoint.load(out / "model.safetensors")[0]
-    prepared = checkpoint.from_checkpoint(out / "model.safetensors")[1]
+    prepared = from_checkpoint(out / "model.safetensors")[1]
     for name in ("train", "val", "test"):
         words = ["evaluate", "--weights", out / "model.safetensors", "--data", "digits"]
         assert cli.main([*map(str, words), "--split", name]) == 0
@@ -272,14 +277,14 @@ def test_evaluation_prints_accuracy_and_loss_on_the_split_asked_for(trained, cap
 def test_evaluation_normalises_as_the_model_was_trained_not_as_the_data_say(capsys):
     assert cli.main(["evaluate", "--data", "digits"]) == 0  # the shipped model, MNIST's statistics
     said = capsys.readouterr().out
-    model, prepared = VisionTransformer.from_checkpoint("mnist")
+    model, prepared = from_checkpoint("mnist")
     split = load("digits").test
     split = cli.replace(split, mean=torch.tensor(prepared.mean), std=torch.tensor(prepared.std))
     assert f"accuracy {train.evaluate(model, split).accuracy:.2%} " in said
 
 
 def test_prediction_prints_the_top_classes_with_their_probabilities(digit, capsys):
-    model, prepared = VisionTransformer.from_checkpoint("mnist")
+    model, prepared = from_checkpoint("mnist")
     shares = model(prepared(digit))[0].double().exp()
     shares = shares / shares.sum()
     order = sorted(range(10), key=lambda label: -shares[label])

@@ -15,8 +15,10 @@ from test_resume import SMALL, Forks, readable
 from torch.testing import assert_close
 
 from vit_tutorial import __main__ as cli
-from vit_tutorial import distributed
-from vit_tutorial.checkpoint import load_state
+from vit_tutorial.lab import distributed
+from vit_tutorial.lab.resume import load_state
+
+pytestmark = pytest.mark.long
 
 RUN = ["train", "--data", "digits", "--epochs", "2", "--batch-size", "128", "--device", "cpu"]
 RUN += [*SMALL, "--save-minutes", "0", "--optimizer", "muon"]
@@ -31,23 +33,20 @@ IN_DOUBLE = """
 import sys, torch
 from dataclasses import replace
 from safetensors.torch import save_file
-from vit_tutorial import distributed
+from vit_tutorial.lab import distributed
 from vit_tutorial.data import load
 from vit_tutorial.model import VisionTransformer, ViTConfig
-from vit_tutorial.train import TrainConfig, train
-
-class Double(VisionTransformer):
-    def forward(self, images):
-        return super().forward(images.double())
+from vit_tutorial.lab.loop import train
+from vit_tutorial.lab.recipes import Recipe
 
 def in_double(recipes, path):
     distributed.join(torch.device("cpu"))
     found = {}
     for name, recipe in recipes.items():
         torch.manual_seed(0)
-        model = Double(ViTConfig(28, 7, 1, 10, 1, 16, 16, 2)).double()
+        model = VisionTransformer(ViTConfig(28, 7, 1, 10, 1, 16, 16, 2)).double()
         generator = torch.Generator().manual_seed(0)
-        (epoch,) = train(model, load("digits"), TrainConfig(**recipe), generator)
+        (epoch,) = train(model, load("digits"), Recipe(**recipe), generator)
         found |= {f"{name}.{k}": v for k, v in model.state_dict().items()}
         found[f"{name}.loss"] = torch.tensor([epoch.train_loss, epoch.val_loss])
     if distributed.rank() == 0:
@@ -59,20 +58,21 @@ JOB = (
     + """
 import json, os, signal
 in_double(json.loads(sys.argv[1]), sys.argv[2])
-from vit_tutorial import __main__ as cli, runs
-train_all, place = runs.train, runs.checkpoint.replace_file
+from vit_tutorial import __main__ as cli
+from vit_tutorial.lab import run as runs
+place = runs.checkpoint.replace_file
 def noted(path, content):
     os.write(2, f"process {distributed.rank()} writes\\n".encode())
     place(path, content)
 runs.checkpoint.replace_file = noted
-def dying(*arguments):
-    *rest, on_step = arguments
-    def watched(step):
-        if distributed.rank() == 1 and step.number == 14:
-            os.kill(os.getpid(), signal.SIGKILL)
-        on_step(step)
-    return train_all(*rest, watched)
-runs.train = dying
+class Dying(runs.Training):
+    def epochs(self, on_step):
+        def watched(step):
+            if distributed.rank() == 1 and step.number == 14:
+                os.kill(os.getpid(), signal.SIGKILL)
+            on_step(step)
+        return super().epochs(watched)
+runs.Training = Dying
 sys.exit(cli.main(sys.argv[3:]))
 """
 )

@@ -5,9 +5,10 @@ import pytest
 import torch
 from PIL import Image
 
-from vit_tutorial import ViTConfig, checkpoint
+from vit_tutorial import ViTConfig
 from vit_tutorial import __main__ as cli
-from vit_tutorial.data import load
+from vit_tutorial.lab.folders import load
+from vit_tutorial.weights import checkpoint, hub
 
 
 @pytest.fixture
@@ -91,5 +92,5 @@ def test_a_representation_has_at_least_one_number(size):
 
 
 def test_a_checkpoint_is_found_by_path_or_by_shipped_name(tmp_path):
-    assert checkpoint.find(tmp_path / "x.safetensors") == tmp_path / "x.safetensors"
-    assert checkpoint.find("mnist") == checkpoint.PRETRAINED / "mnist.safetensors"
+    assert hub.find(tmp_path / "x.safetensors") == tmp_path / "x.safetensors"
+    assert hub.find("mnist") == checkpoint.PRETRAINED / "mnist.safetensors"

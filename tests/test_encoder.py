@@ -134,20 +134,6 @@ def test_an_encoder_of_identities_is_its_last_norm():
     assert_close(encoder(z), encoder.norm(z))
 
 
-@given(B=few, T=few, tokens=few, L=st.integers(1, 3))
-def test_the_first_tokens_alone_are_the_first_of_all(B, T, tokens, L):
-    encoder, z = random_(Encoder(L, 8, 2, 16)), noise(B, T, 8)
-    assert_close(encoder(z, tokens), encoder(z)[:, :tokens])
-
-
-def test_the_first_tokens_alone_give_the_same_gradients_as_the_first_of_all():
-    encoder, z = random_(Encoder(2, 8, 2, 16)), noise(2, 5, 8).requires_grad_()
-    wanted, weights = [z, *encoder.parameters()], noise(2, 1, 8)
-    alone = torch.autograd.grad((encoder(z, 1) * weights).sum(), wanted)
-    of_all = torch.autograd.grad((encoder(z)[:, :1] * weights).sum(), wanted)
-    assert_close(alone, of_all)
-
-
 def test_every_norm_has_the_authors_epsilon():
     norms = [m for m in Encoder(3, 8, 2, 16).modules() if isinstance(m, nn.LayerNorm)]
     assert [norm.eps for norm in norms] == [1e-6] * (2 * 3 + 1)

@@ -14,11 +14,14 @@ from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix
 
 from vit_tutorial import __main__ as cli
-from vit_tutorial import checkpoint, runs, train
-from vit_tutorial import report as reports
+from vit_tutorial import from_checkpoint, train
 from vit_tutorial.data import Data, Split
+from vit_tutorial.lab import report as reports
+from vit_tutorial.lab import run as runs
+from vit_tutorial.lab.report import confusion, headline, html_report, wilson
 from vit_tutorial.model import VisionTransformer, ViTConfig
-from vit_tutorial.report import confusion, headline, html_report, wilson
+from vit_tutorial.weights import checkpoint
+from vit_tutorial.weights.preprocessing import Preprocessing
 
 FILES = ["card.json", "metrics.jsonl", "model.safetensors", "report.html"]
 KEPT = [*FILES, "state.safetensors"]
@@ -32,7 +35,7 @@ def pretrained(path, **changes):
     shape = dict(image_size=8, patch_size=4, channels=3, classes=2, layers=2, hidden_size=16)
     config = ViTConfig(**{**shape, **dict(mlp_size=16, heads=2), **changes})
     C = config.channels
-    prepared = checkpoint.Preprocessing(config.height_width, (0.4,) * C, (0.2,) * C, ("x", "y"))
+    prepared = Preprocessing(config.height_width, (0.4,) * C, (0.2,) * C, ("x", "y"))
     checkpoint.save(path, VisionTransformer(config), preprocessing=prepared, seed=0)
     return str(path)
 
@@ -109,11 +112,11 @@ def test_finetuning_leaves_weights_card_history_and_report(run):
 
 def test_the_weights_on_disk_have_the_accuracy_on_the_card(run, photos):
     out, weights, _ = run
-    model, prepared = VisionTransformer.from_checkpoint(out / "model.safetensors")
+    model, prepared = from_checkpoint(out / "model.safetensors")
     assert prepared.classes == tuple(sorted(COLOURS))
     assert prepared.mean == pytest.approx((0.4,) * 3)  # the old model's, not the folder's
     arguments = ["finetune", "--data", f"folder:{photos}", "--weights", weights, "--seed", "2"]
-    _, data = cli.fitted(cli.parser().parse_args(arguments))
+    data = cli.tuned(cli.parser().parse_args(arguments)).data
     card = json.loads((out / "card.json").read_text())
     assert train.evaluate(model, data.test).accuracy == card["test_accuracy"]
 
@@ -136,14 +139,16 @@ def test_the_same_seed_gives_the_same_history(run, photos, tmp_path):
 def test_a_stopped_finetuning_goes_on_and_ends_with_the_same_figures(
     run, photos, tmp_path, monkeypatch
 ):
-    def stopping(*arguments):
-        yield next(train.train(*arguments))
-        raise KeyboardInterrupt("after the first epoch")
+    class Stopping(runs.Training):
+        def epochs(self, on_step):
+            yield next(super().epochs(on_step))
+            raise KeyboardInterrupt("after the first epoch")
 
     words = ["--seed", "2", "--epochs", "4", "--save-minutes", "0"]
-    monkeypatch.setattr(runs, "train", stopping)
+    training = runs.Training
+    monkeypatch.setattr(runs, "Training", Stopping)
     assert finetune(photos, run[1], tmp_path / "out", *words) == 130
-    monkeypatch.setattr(runs, "train", train.train)
+    monkeypatch.setattr(runs, "Training", training)
     more = ["finetune", "--data", f"folder:{photos}", "--resume", "--out", str(tmp_path / "out")]
     assert cli.main(more) == 0
     lines = [(out / "metrics.jsonl").read_text() for out in (run[0], tmp_path / "out")]
@@ -165,7 +170,7 @@ def test_frozen_keeps_every_weight_but_the_heads(run, photos, tmp_path):
 
 def test_another_image_size_is_another_grid(run, photos, tmp_path):
     assert finetune(photos, run[1], tmp_path / "out", "--image-size", "12") == 0
-    model, prepared = VisionTransformer.from_checkpoint(tmp_path / "out" / "model.safetensors")
+    model, prepared = from_checkpoint(tmp_path / "out" / "model.safetensors")
     assert (model.config.grid, prepared.height_width) == ((3, 3), (12, 12))
 
 

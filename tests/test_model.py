@@ -375,3 +375,54 @@ def test_a_config_cannot_be_changed_behind_its_model():
     with pytest.raises(FrozenInstanceError):
         config.layers = 3
     assert hash(config) == hash(ViTConfig(**TINY))
+
+
+# ---- the model in other hands
+
+
+@each_pool
+@pytest.mark.parametrize("positions", ["learned", "sincos"])
+def test_an_exported_model_takes_batches_of_any_size(pool, positions):
+    model = tiny(pool=pool, positions=positions)
+    sizes = ({0: torch.export.Dim("B", min=1, max=64)},)
+    program = torch.export.export(model, (pictures(),), dynamic_shapes=sizes).module()
+    for B in (1, 3, 17):
+        images = pictures(B)
+        assert_close(program(images), model(images))
+
+
+@each_pool
+def test_a_traced_model_takes_batches_of_any_size(pool):
+    model = tiny(pool=pool)
+    traced = torch.jit.trace(model, pictures())
+    for B in (1, 3, 17):
+        images = pictures(B)
+        assert_close(traced(images), model(images))
+
+
+@pytest.mark.long
+@each_pool
+def test_onnx_with_a_dynamic_batch_gives_the_same_logits(pool, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is in the extra `test`")
+    model, path = tiny(pool=pool).float(), tmp_path / "model.onnx"
+    torch.onnx.export(
+        model, (pictures().float(),), path, dynamo=True, verbose=False,
+        dynamic_shapes=({0: torch.export.Dim("B", min=1, max=64)},),
+        input_names=["images"], output_names=["logits"],
+    )  # fmt: skip
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    for B in (1, 3, 17):
+        images = pictures(B).float()
+        (logits,) = session.run(["logits"], {"images": images.numpy()})
+        assert_close(torch.from_numpy(logits), model(images).detach(), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("positions", ["learned", "sincos", "none"])
+@pytest.mark.parametrize("assign", [True, False])
+def test_a_model_made_without_memory_becomes_real_with_its_weights(positions, assign):
+    model, images = tiny(positions=positions), pictures()
+    with torch.device("meta"):
+        made = VisionTransformer(ViTConfig(**TINY, positions=positions))
+    made = made if assign else made.to_empty(device="cpu").double()
+    made.load_state_dict(model.state_dict(), assign=assign)
+    assert_close(made.eval()(images), model(images))

@@ -32,6 +32,7 @@ def test_this_machine_can_talk_to_itself():
         socket.create_connection(server.getsockname(), timeout=5).close()
 
 
+@pytest.mark.long
 def test_a_notebook_run_by_nbval_is_cut_off_too(tmp_path):
     attempt = (
         "import socket\n"

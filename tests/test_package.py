@@ -18,8 +18,12 @@ from vit_tutorial import attention, attention_maps, embedding, encoder, model, p
 from vit_tutorial.data import Split, batches
 
 ROOT = Path(__file__).resolve().parents[1]
-DRAWING = ("model_map", "palette", "plots")  # with small parts whose names say enough
-SOURCES = {path.stem: path for path in sorted((ROOT / "vit_tutorial").glob("*.py"))}
+DRAWING = ("figures.", "checks.", "benchmarks.")  # with small parts whose names say enough
+PACKAGE = ROOT / "vit_tutorial"
+SOURCES = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
 
 
 def python(program, *arguments, cwd=None):
@@ -39,9 +43,9 @@ def python(program, *arguments, cwd=None):
 # ---- names
 
 
-def test_the_package_offers_four_names():
+def test_the_package_offers_five_names():
     assert sorted(vit_tutorial.__all__) == [
-        "ViTConfig", "VisionTransformer", "load_pretrained", "variant",
+        "ViTConfig", "VisionTransformer", "from_checkpoint", "load_pretrained", "variant",
     ]  # fmt: skip
     assert all(hasattr(vit_tutorial, name) for name in vit_tutorial.__all__)
 
@@ -61,22 +65,22 @@ CONTRACT = {
     "model.ViTConfig": "image_size patch_size channels classes layers hidden_size mlp_size heads "
     "dropout positions pool representation_size epsilon gelu",
     "model.VisionTransformer": "config",
-    "model.VisionTransformer.from_checkpoint": "name",
     "model.variant": "name overrides",
-    "checkpoint.load_pretrained": "name",
-    "checkpoint.save": "path model more",
-    "checkpoint.load": "path",
-    "convert.from_timm": "source image_size",
-    "convert.from_torchvision": "source image_size",
-    "convert.from_huggingface": "source image_size",
-    "convert.from_npz": "source image_size",
-    "convert.to_timm": "state image_size channels",
-    "convert.read_checkpoint": "source image_size heads epsilon gelu",
+    "weights.checkpoint.load_pretrained": "name",
+    "weights.checkpoint.save": "path model more",
+    "weights.checkpoint.load": "path",
+    "weights.layouts.from_timm": "source image_size",
+    "weights.layouts.from_torchvision": "source image_size",
+    "weights.layouts.from_huggingface": "source image_size",
+    "weights.layouts.from_npz": "source image_size",
+    "weights.layouts.to_timm": "state image_size channels",
+    "weights.layouts.read_checkpoint": "source image_size heads epsilon gelu",
+    "weights.hub.from_checkpoint": "name",
     "data.Split": "images labels mean std",
     "data.Data": "name train val test classes",
     "data.default_dataset": "",
-    "data.batches": "split batch_size generator augment device start",
-    "train.train": "model data config generator state on_step",
+    "data.batches": "split batch_size generator augment device dtype start",
+    "train.train": "model data config generator",
     "train.evaluate": "model split batch_size",
     "train.schedule": "progress warmup",
     "train.parameter_groups": "model weight_decay",
@@ -101,7 +105,7 @@ def test_what_chapters_and_readers_call_keeps_its_arguments(name):
 
 def test_the_records_of_training_keep_their_fields():
     train = import_module("vit_tutorial.train")
-    fields = ["number", "train_loss", "val_loss", "val_accuracy", "seconds", "state"]
+    fields = ["number", "train_loss", "val_loss", "val_accuracy", "seconds"]
     assert list(train.Epoch.__dataclass_fields__) == fields
     assert train.Metrics._fields == ("loss", "accuracy")
 
@@ -113,7 +117,7 @@ def test_the_records_of_training_keep_their_fields():
 def test_modules_classes_and_functions_say_what_they_promise(name):
     tree = ast.parse(SOURCES[name].read_text(encoding="utf-8"))
     silent = [] if ast.get_docstring(tree) else ["the module"]
-    for node in tree.body if name not in DRAWING else []:
+    for node in tree.body if not name.startswith(DRAWING) else []:
         if isinstance(node, ast.ClassDef | ast.FunctionDef):
             silent += [] if ast.get_docstring(node) else [node.name]
     assert not silent
@@ -132,7 +136,7 @@ before = (torch.get_rng_state().tolist(), random.getstate(), numpy.random.get_st
           torch.get_num_threads(), torch.get_default_dtype(), dict(matplotlib.rcParams),
           sorted(os.environ.items()))
 for name in sys.argv[1:]:
-    __import__(f"vit_tutorial.{name}" if name != "__init__" else "vit_tutorial")
+    __import__(f"vit_tutorial.{name}".removesuffix(".__init__"))
 after = (torch.get_rng_state().tolist(), random.getstate(), numpy.random.get_state()[1].tolist(),
          torch.get_num_threads(), torch.get_default_dtype(), dict(matplotlib.rcParams),
          sorted(os.environ.items()))
@@ -141,9 +145,42 @@ assert not torch.cuda.is_initialized()
 """
 
 
+@pytest.mark.long
 def test_nothing_happens_at_import(tmp_path):
     assert python(IMPORT_ALL, *SOURCES, cwd=tmp_path) == ""
     assert list(tmp_path.iterdir()) == []
+
+
+def imports(path):
+    """The modules of the package that a module imports, also those inside its functions."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {name.name for name in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            found |= {node.module, *(f"{node.module}.{name.name}" for name in node.names)}
+    known = {f"vit_tutorial.{name}".removesuffix(".__init__"): name for name in SOURCES}
+    return {known[name] for name in found if name in known} - {"__init__"}
+
+
+def test_arrows_go_down_the_house_and_never_in_a_circle():
+    uses = {name: imports(path) for name, path in SOURCES.items() if name != "__init__"}
+    reach = {name: set(used) for name, used in uses.items()}
+    for _ in reach:
+        for name in reach:
+            reach[name] |= {deeper for used in reach[name] for deeper in reach.get(used, ())}
+    assert [name for name in reach if name in reach[name]] == []
+    model = {"patches", "embedding", "positions", "attention", "encoder", "model", "errors"}
+    allowed = {"figures": {"figures", "errors"}, "weights": {"weights", "data", *model}}
+    allowed |= dict.fromkeys(model, model) | {"data": {"data", "errors"}}
+    allowed |= {"train": {"train", "data", *model}, "attention_maps": {"attention_maps"}}
+    for name, used in uses.items():
+        rooms = {deeper.partition(".")[0] for deeper in used}
+        assert rooms <= allowed.get(name.partition(".")[0], rooms), name
+        if not name.startswith(("checks", "benchmarks", "__main__")):
+            assert not rooms & {"checks", "benchmarks", "__main__"}, name
+        if not name.startswith(("lab", "benchmarks", "__main__")):
+            assert "lab" not in rooms, name
 
 
 # ---- without the hook, as users have it
@@ -155,7 +192,7 @@ from vit_tutorial import ViTConfig, VisionTransformer
 tiny = dict(patch_size=4, channels=3, classes=5, layers=2, hidden_size=16, mlp_size=32, heads=4)
 for more in (
     dict(image_size=(8, 12), dropout=0.1),
-    dict(image_size=48, pool="mean", positions="sincos"),  # 144 tokens: the fused kernel
+    dict(image_size=48, pool="mean", positions="sincos"),
 ):
     model = VisionTransformer(ViTConfig(**tiny, **more)).double().eval()
     torch.nn.init.normal_([m for m in model.modules() if isinstance(m, torch.nn.Linear)][-1].weight)
@@ -172,6 +209,7 @@ for more in (
 """
 
 
+@pytest.mark.long
 def test_the_compiled_model_gives_the_same_logits_and_wrong_images_are_refused():
     assert python(AS_USERS_HAVE_IT).split() == (["compiled"] + ["refused"] * 4) * 2
 
@@ -190,7 +228,7 @@ x, grid = torch.zeros(2, 5, 8), torch.zeros(1, 3, 8, 8)
         lambda: embedding.PatchEmbedding(4, 3, 8)(x),
         lambda: attention.attention_weights(x, x[None]),  # of as many heads
         lambda: attention.attention_weights(x, x[..., :4]),  # of the same size
-        lambda: attention.attend(x, x, x[:, 1:]),
+        lambda: attention.attention_weights(x[:, :1], x),  # of as many queries as keys
         lambda: attention.MultiHeadSelfAttention(8, 2)(x[0]),
         lambda: attention.MultiHeadSelfAttention(8, 2).weights(x[None]),
         lambda: encoder.EncoderBlock(8, 2, 8)(x.long()),
@@ -219,9 +257,11 @@ def test_the_wheel_holds_the_package_its_types_and_its_weights_and_nothing_else(
     with zipfile.ZipFile(wheel) as archive:
         names = [name for name in archive.namelist() if ".dist-info/" not in name]
         metadata = [name for name in archive.namelist() if ".dist-info/" in name]
-    expected = {f"vit_tutorial/{path.name}" for path in SOURCES.values()}
+    expected = {f"vit_tutorial/{path.relative_to(PACKAGE).as_posix()}" for path in SOURCES.values()}
     models = ("mnist.json", "mnist.safetensors", "mnist-best.json", "mnist-best.safetensors")
-    expected |= {f"vit_tutorial/pretrained/{name}" for name in models}
+    expected |= {f"vit_tutorial/weights/pretrained/{name}" for name in models}
+    records = (PACKAGE / "benchmarks" / "records").glob("*.json")
+    expected |= {f"vit_tutorial/benchmarks/records/{path.name}" for path in records}
     assert set(names) == expected | {"vit_tutorial/py.typed"}
     assert any(name.endswith("LICENSE") for name in metadata)
     assert any(name.endswith("entry_points.txt") for name in metadata)

@@ -1,17 +1,21 @@
 """Every drawing says what it was given, and nothing else; colours can be told apart."""
 
 from itertools import combinations
+from pathlib import Path
 
+import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from matplotlib import font_manager
 from matplotlib.colors import to_rgb
+from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch
 from matplotlib.text import Text
 from PIL import Image
 
-from vit_tutorial import palette, plots
-from vit_tutorial.model_map import LIT, draw_map, inches, model_map, where_we_are
+from vit_tutorial.figures import palette, plots
+from vit_tutorial.figures.model_map import LIT, draw_map, inches, model_map, where_we_are
 
 DIGIT = torch.zeros(1, 28, 28)
 DIGIT[:, 6:22, 12:16] = 1
@@ -23,8 +27,23 @@ PIECES = [name for name in palette.PALETTE if name not in ("ink", "quiet", "pape
 both_modes = pytest.mark.parametrize("mode", ["light", "dark"], indirect=True)
 
 
+pytestmark = pytest.mark.filterwarnings("error:Glyph")  # a letter that the font lacks
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fonts():
+    """Only the fonts that matplotlib brings: what the machine has besides must not matter."""
+    manager, brought = font_manager.fontManager, Path(matplotlib.get_data_path())
+    known = manager.ttflist
+    manager.ttflist = [font for font in known if brought in Path(font.fname).parents]
+    manager._findfont_cached.cache_clear()
+    yield manager.ttflist
+    manager.ttflist = known
+    manager._findfont_cached.cache_clear()
+
+
 @pytest.fixture(autouse=True)
-def mode(request):
+def mode(request, fonts):
     name = getattr(request, "param", "light")
     with plt.rc_context(plots.paper(name)):
         yield name
@@ -44,7 +63,104 @@ def words(ax):
     return [text.get_text() for text in ax.texts if text.get_text()]
 
 
+def extents(figure):
+    """The words of a figure, each with the place where it lies, in stored pixels."""
+    figure.draw_without_rendering()
+    found = [text for text in figure.findobj(Text) if text.get_text().strip()]
+    shown = [text for text in found if text.get_visible() and not text.get_rotation() % 90]
+    return [(text, Text.get_window_extent(text)) for text in shown]
+
+
+def crowded(placed):
+    """The pairs of words of which one lies on the other."""
+    pairs = combinations(placed, 2)
+    return [(s.get_text(), t.get_text()) for (s, a), (t, b) in pairs if a.overlaps(b)]
+
+
+def cut_off(placed, page):
+    """The words that leave the page."""
+    x, y, right, top = page.extents
+    return [
+        t.get_text() for t, w in placed if min(w.x0 - x, right - w.x1, w.y0 - y, top - w.y1) < 0
+    ]
+
+
+def misplaced(placed, ax):
+    """The words that leave their box, touch another one, or have a line through them."""
+    boxes, lines = ([(p.zorder, p.get_window_extent()) for p in ax.patches if isinstance(p, kind)]
+                    for kind in (FancyBboxPatch | Circle, FancyArrowPatch))  # fmt: skip
+    wrong = []
+    for text, where in placed:
+        around = [(zorder, box) for zorder, box in boxes if box.overlaps(where)]
+        inside = all(box.x0 < where.x0 and where.x1 < box.x1 for _, box in around)
+        inside &= all(box.y0 < where.y0 + 2 and where.y1 - 2 < box.y1 for _, box in around)
+        covers = text.get_bbox_patch() or any(zorder > 2 for zorder, _ in around)  # a line below it
+        crossed = any(line.overlaps(where) for _, line in lines)
+        if not inside or (crossed and not covers):
+            wrong.append(text.get_text())
+    return wrong
+
+
 # ---- what every drawing promises
+
+
+def test_figures_are_laid_out_for_the_font_that_matplotlib_brings(fonts):
+    assert {font.name for font in fonts} >= {"DejaVu Sans"}
+    assert plt.rcParams["font.family"] == ["DejaVu Sans"]
+    for look in ({}, {"weight": "bold"}, {"style": "italic"}):
+        found = font_manager.findfont(
+            font_manager.FontProperties(**look), fallback_to_default=False
+        )
+        assert Path(matplotlib.get_data_path()) in Path(found).parents
+
+
+TEN = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+COUNTS = 7 * torch.ones(10, 10).long() + 984 * torch.eye(10).long()
+SAID = ["is 9\nsaid 4"] * 12
+SURE = ["7: 100%"] * 10
+LOSSES = {"training": [2, 1, 0.5, 0.21], "validation": [2, 1.1, 0.5, 0.2], "mean": [2, 1, 1, 0.19]}
+
+
+@pytest.mark.parametrize(
+    ("size", "draw"),
+    [
+        ((4.8, 3.5), lambda ax: plots.show_images(ax, torch.rand(49, 1, 4, 4), range(1, 50), 10)),
+        ((3.8, 2.1), lambda ax: plots.show_images(ax, DIGIT.expand(12, 1, 28, 28), SAID, 6)),
+        ((4, 1.9), lambda ax: plots.show_images(ax, DIGIT.expand(10, 1, 28, 28), SURE, 5)),
+        ((4, 4), lambda ax: plots.show_patches(ax, DIGIT, 4)),
+        ((5, 5), lambda ax: plots.show_patches(ax, torch.rand(3, 128, 128), 16)),
+        ((3.8, 3.8), lambda ax: plots.show_confusion(ax, COUNTS, range(10))),
+        ((3.8, 3.8), lambda ax: plots.show_confusion(ax, COUNTS, TEN)),
+        ((6.6, 6), lambda ax: plots.show_confusion(ax, COUNTS, TEN)),
+        ((3.6, 3.2), lambda ax: plots.show_matrix(ax, torch.randn(6, 6), range(6), range(6))),
+        ((3.6, 2.8), lambda ax: plots.show_matrix(ax, torch.rand(3, 3), TEN[:3], TEN[:3])),
+        ((3.4, 3), lambda ax: plots.show_matrix(ax, torch.rand(5, 5), "abcde", ["class", *"1234"])),
+        ((3.6, 2.8), lambda ax: plots.show_attention(ax, DIGIT, WEIGHTS)),
+        ((3.7, 3.4), lambda ax: plots.show_positions(ax, torch.rand(7, 7, 7, 7) - 0.5)),
+        ((3.8, 2), lambda ax: plots.show_curves(ax, LOSSES)),
+    ],
+)  # fmt: skip
+def test_at_the_sizes_of_the_chapters_no_word_lies_on_another_or_off_the_page(size, draw):
+    figure = plt.figure(figsize=size, layout="constrained")
+    draw(figure.subplots())
+    assert crowded(extents(figure)) == []
+    drawn = figure.get_tightbbox()  # in inches; a notebook stores three pixels more than the page
+    assert -0.03 < drawn.x0 < drawn.x1 < size[0] + 0.03
+    assert -0.03 < drawn.y0 < drawn.y1 < size[1] + 0.03
+
+
+def test_panels_side_by_side_leave_their_words_apart():
+    figure = plt.figure(figsize=(3.9, 5.3), layout="constrained")
+    plots.show_attention_grid(figure.subplots(6, 4), DIGIT, torch.rand(6, 4, 7, 7))
+    assert crowded(extents(figure)) == []
+
+
+def test_the_words_of_a_row_of_tokens_stay_in_their_boxes():
+    figure = plt.figure(figsize=(3.78, 0.68))
+    ax = plots.token_row(figure.add_axes((0, 0, 1, 1)), ["[class]", 1, 2, 3, 4, None, 49], "T")
+    placed = extents(figure)
+    assert crowded(placed) == []
+    assert misplaced(placed, ax) == []
 
 
 @pytest.mark.parametrize(
@@ -222,10 +338,8 @@ def test_curves_start_at_epoch_one_and_their_names_do_not_touch(ax):
     for line, values in zip(ax.lines, curves.values(), strict=False):
         np.testing.assert_array_equal(line.get_xdata(), range(1, len(values) + 1))
         np.testing.assert_array_equal(line.get_ydata(), values)
-    ax.figure.canvas.draw()
-    boxes = [Text.get_window_extent(text) for text in ax.texts]  # the words without their link
-    assert len(boxes) == 3
-    assert not any(a.overlaps(b) for a, b in combinations(boxes, 2))
+    assert len(words(ax)) == 3
+    assert crowded(extents(ax.figure)) == []
 
 
 # ---- colours
@@ -293,14 +407,13 @@ def test_amounts_only_get_stronger_and_both_ends_alike(mode):
 def test_the_map_shows_the_shipped_model_and_its_words_lie_inside_and_apart(active, stacked):
     figure = plt.figure(figsize=inches(active, stacked))
     ax = model_map(figure.add_axes((0, 0, 1, 1)), active, stacked)
-    figure.canvas.draw()
     text = " ".join(words(ax))
     for shape in ("1×28×28", "49×16", "16→64", "50×64", "6 times", "4 heads", "64→128", "64→10"):
         assert shape in text
-    boxes = [t.get_window_extent() for t in ax.texts if len(t.get_text()) > 1]
-    assert not any(a.overlaps(b) for a, b in combinations(boxes, 2))
-    page = figure.bbox
-    assert all(page.x0 <= b.x0 and b.x1 <= page.x1 and page.y0 <= b.y0 for b in boxes)
+    placed = extents(figure)
+    assert crowded(placed) == []
+    assert misplaced(placed, ax) == []
+    assert cut_off(placed, figure.bbox) == []
     assert min(t.get_fontsize() for t in ax.texts) / 72 * 100 * 700 / 752 >= 10.9  # CSS pixels
 
 

@@ -18,8 +18,13 @@ import torch
 from PIL import Image
 
 from vit_tutorial import __main__ as cli
-from vit_tutorial import checkpoint, data, train
-from vit_tutorial.checkpoint import load_state
+from vit_tutorial import data
+from vit_tutorial.lab import folders, loop
+from vit_tutorial.lab import run as runs
+from vit_tutorial.lab.resume import load_state, save_state
+from vit_tutorial.weights import checkpoint
+
+pytestmark = pytest.mark.long
 
 SMALL = ["--layers", "1", "--hidden-size", "16", "--mlp-size", "16", "--heads", "2"]
 # everything that has a state of its own: dropout, two kinds of momentum, a mean of the weights
@@ -45,7 +50,8 @@ import json, os, sys
 import torch
 torch.set_num_threads(1)
 sys.path.insert(0, sys.argv[1])
-from vit_tutorial import __main__ as cli, checkpoint
+from vit_tutorial import __main__ as cli
+from vit_tutorial.weights import checkpoint
 place = checkpoint.replace_file
 def noted(path, content):
     if os.environ.get("RANK", "0") != "0":
@@ -205,9 +211,9 @@ def refused(capsys, *words):
 @pytest.mark.parametrize(
     ("more", "difference"),
     [
-        (["--epochs", "4"], "epochs: checkpoint 3, asked 4"),
-        (["--pool=mean", "--average", "0.5"], "pool: checkpoint token, asked mean; average: check"),
-        (["--seed", "1"], "seed: checkpoint 0, asked 1; images: checkpoint"),
+        (["--epochs", "4"], "epochs: saved 3, asked 4"),
+        (["--pool=mean", "--average", "0.5"], "pool: saved token, asked mean; average: saved"),
+        (["--seed", "1"], "seed: saved 0, asked 1; images: saved"),
     ],
 )
 def test_another_recipe_model_or_data_set_is_refused_with_the_difference(
@@ -215,15 +221,15 @@ def test_another_recipe_model_or_data_set_is_refused_with_the_difference(
 ):
     before = (whole / "state.safetensors").read_bytes()
     said = refused(capsys, "train", "--resume", "--out", whole, *more)
-    assert f"{whole} cannot go on with other settings: {difference}" in said
+    assert f"{whole} cannot be resumed with other settings: {difference}" in said
     assert (whole / "state.safetensors").read_bytes() == before
 
 
 def test_other_images_under_the_same_name_are_refused(whole, monkeypatch, capsys):
-    monkeypatch.setattr(checkpoint, "fingerprint", lambda data: "another")
+    monkeypatch.setattr(runs, "fingerprint", lambda data: "another")
     said = refused(capsys, "train", "--resume", "--out", whole)
     assert said.endswith(", asked another")
-    assert "images: checkpoint" in said
+    assert "images: saved" in said
 
 
 def test_other_names_for_the_same_images_are_refused(tmp_path, capsys):
@@ -237,13 +243,13 @@ def test_other_names_for_the_same_images_are_refused(tmp_path, capsys):
     (tmp_path / "photos" / "dogs").rename(tmp_path / "photos" / "zebras")
     (tmp_path / "photos" / "cats").rename(tmp_path / "photos" / "dogs")
     said = refused(capsys, *words, "--resume")
-    assert "names: checkpoint ['cats', 'dogs'], asked ['dogs', 'zebras']" in said
+    assert "names: saved ['cats', 'dogs'], asked ['dogs', 'zebras']" in said
 
 
 def test_a_state_that_says_nothing_of_its_run_is_refused(whole, tmp_path, capsys):
     state, about = load_state(whole / "state.safetensors")
     file = tmp_path / "state.safetensors"
-    checkpoint.save_state(file, state, {"history": about["history"], "seed": 0})
+    save_state(file, state, {"history": about["history"], "seed": 0})
     said = refused(capsys, "train", "--resume", "--out", tmp_path)
     assert said.endswith(
         f"{file} is not of a run like this one: it says no ['command', 'options', 'settings']"
@@ -344,7 +350,7 @@ def test_a_disk_too_full_for_the_first_state_leaves_a_folder_to_start_in(
 def test_ctrl_c_in_the_last_validation_leaves_the_rest_for_later(
     whole, tmp_path, monkeypatch, capsys
 ):
-    look, looks = train.evaluate, []
+    look, looks = loop.evaluate, []
 
     def interrupted(*arguments):
         looks.append(1)
@@ -352,7 +358,7 @@ def test_ctrl_c_in_the_last_validation_leaves_the_rest_for_later(
             os.kill(os.getpid(), signal.SIGINT)
         return look(*arguments)
 
-    monkeypatch.setattr(train, "evaluate", interrupted)
+    monkeypatch.setattr(loop, "evaluate", interrupted)
     assert cli.main([*RUN, "--out", str(tmp_path)]) == 130
     assert "stopped before testing; go on with: vit-tutorial train" in capsys.readouterr().err
     assert not (tmp_path / "card.json").exists()
@@ -371,21 +377,21 @@ def test_a_folder_that_cannot_be_written_is_named_before_the_first_step(tmp_path
 def test_a_loss_that_is_not_finite_leaves_the_last_good_state(
     whole, silent, tmp_path, monkeypatch, capsys
 ):
-    step, calls = train.train_step, []
+    step, calls = loop.train_step, []
 
     def breaking(model, *rest):
         calls.append(1)
         loss, accuracy = step(model, *rest)
         if len(calls) == 14 and silent:  # the loss before this update was still good
-            torch.nn.init.constant_(model.head.bias, float("nan"))
+            torch.nn.init.constant_(model.model.head.bias, float("nan"))
         return (loss * float("nan") if len(calls) == 15 else loss), accuracy
 
-    monkeypatch.setattr(train, "train_step", breaking)
+    monkeypatch.setattr(loop, "train_step", breaking)
     said = refused(capsys, *RUN, "--out", tmp_path / "out")
     assert "the loss became nan at step 15 (learning rate 0.00" in said
     state = load_state(tmp_path / "out" / "state.safetensors")[0]
     assert (state.epoch, state.step) == (1, 3 if silent else 4)
-    monkeypatch.setattr(train, "train_step", step)
+    monkeypatch.setattr(loop, "train_step", step)
     assert cli.main(["train", "--out", str(tmp_path / "out"), "--resume"]) == 0
     assert same(tmp_path / "out", whole)
 
@@ -406,7 +412,7 @@ def test_a_device_that_cannot_do_what_is_asked_is_named(tmp_path, monkeypatch, c
 def test_a_process_that_reads_images_and_ends_is_said_with_how_to_go_on(
     whole, tmp_path, monkeypatch, capsys
 ):
-    step, calls = train.train_step, []
+    step, calls = loop.train_step, []
 
     def dying(*arguments):
         calls.append(1)
@@ -414,7 +420,7 @@ def test_a_process_that_reads_images_and_ends_is_said_with_how_to_go_on(
             raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
         return step(*arguments)
 
-    monkeypatch.setattr(train, "train_step", dying)
+    monkeypatch.setattr(loop, "train_step", dying)
     said = refused(capsys, *RUN, "--out", tmp_path)
     again = f"go on with: vit-tutorial {' '.join(RUN)} --out {tmp_path} --resume"
     assert said.endswith(f"DataLoader worker (pid 7) is killed by signal: Killed.; {again}")
@@ -428,7 +434,7 @@ def test_a_process_that_reads_images_and_ends_is_said_with_how_to_go_on(
 def stopped_and_resumed(out, *words):
     """A run that Ctrl-C stops in its second epoch, beside one that nobody stops."""
     for name in ("whole", "parts"):
-        step, calls = train.train_step, []
+        step, calls = loop.train_step, []
 
         def noted(*arguments, name=name, step=step, calls=calls):
             calls.append(1)
@@ -437,7 +443,7 @@ def stopped_and_resumed(out, *words):
             return step(*arguments)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(train, "train_step", noted)
+            patch.setattr(loop, "train_step", noted)
             code = cli.main([*words, "--out", str(out / name)])
             assert code == (130 if name == "parts" else 0)
     more = ["--compile"] if "--compile" in words else []
@@ -463,8 +469,8 @@ def test_images_on_disk_train_as_those_in_memory_do_and_go_on(tmp_path, monkeypa
     words = [*RUN, "--data", f"folder:{tmp_path / 'images'}", "--epochs", "3", "--patch-size", "7"]
     words += ["--batch-size", "64"]
     assert cli.main([*words, "--out", str(tmp_path / "memory")]) == 0
-    monkeypatch.setattr(data, "MEMORY", 0)
-    monkeypatch.setattr(data, "WORKERS", 1)
+    monkeypatch.setattr(folders, "MEMORY", 0)
+    monkeypatch.setattr(folders, "WORKERS", 1)
     stopped_and_resumed(tmp_path, *words)
     weights = [
         checkpoint.load(tmp_path / name / "model.safetensors")[0].state_dict()

@@ -13,20 +13,16 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch import nn
 from torch.testing import assert_close
 
-from vit_tutorial.checkpoint import Preprocessing, load_pretrained
 from vit_tutorial.data import Data, Split, load
+from vit_tutorial.lab.loop import Training, train, train_step
+from vit_tutorial.lab.optim import layer_groups
+from vit_tutorial.lab.recipes import Recipe
 from vit_tutorial.model import VisionTransformer, ViTConfig
 from vit_tutorial.positions import resample_positions, sincos_positions
-from vit_tutorial.train import (
-    TrainConfig,
-    evaluate,
-    layer_groups,
-    parameter_groups,
-    predictions,
-    train,
-    train_step,
-)
+from vit_tutorial.train import evaluate, parameter_groups, predictions, set_rate
 from vit_tutorial.transfer import adapt, features, few_shot, least_squares, score, transfer
+from vit_tutorial.weights.checkpoint import load_pretrained
+from vit_tutorial.weights.preprocessing import Preprocessing
 
 
 def model(**changes):
@@ -136,7 +132,7 @@ def test_a_size_that_the_patches_do_not_divide_is_refused():
 def test_frozen_means_that_the_head_alone_moves_and_nothing_drops_out():
     new = transfer(model(dropout=0.5), 3, frozen=True)
     before = {name: weight.clone() for name, weight in new.state_dict().items()}
-    recipe = TrainConfig(epochs=2, batch_size=8, weight_decay=0.5)
+    recipe = Recipe(epochs=2, batch_size=8, weight_decay=0.5)
     list(train(new, small_data(), recipe, torch.Generator()))
     moved = {n for n, weight in new.state_dict().items() if not torch.equal(weight, before[n])}
     assert moved == {"head.weight", "head.bias"}
@@ -183,11 +179,9 @@ def test_the_first_step_moves_every_part_by_its_own_rate():
     of, batch = model(), (torch.randn(8, 3, 16, 16), torch.arange(8) % 5)
     factors, before = scales(of, 0.5), {n: p.detach().clone() for n, p in of.named_parameters()}
     optimizer = torch.optim.AdamW(layer_groups(of, parameter_groups(of, 0.0), 0.5))
-    train_step(of, optimizer, batch, 1e-3, TrainConfig(gradient_clip=1e9))
-    for (
-        name,
-        parameter,
-    ) in of.named_parameters():  # Adam's first step is the rate, whatever the size
+    set_rate(optimizer, 1e-3)
+    train_step(of, optimizer, batch, Recipe(gradient_clip=1e9))
+    for name, parameter in of.named_parameters():  # Adam's first step is the rate
         step = (parameter - before[name]).abs().max().item()
         assert step == pytest.approx(1e-3 * factors[name], rel=0.02), name
 
@@ -195,11 +189,11 @@ def test_the_first_step_moves_every_part_by_its_own_rate():
 @pytest.mark.parametrize("decay", [0.0, -0.5, 1.5, float("nan")])
 def test_a_layer_decay_that_makes_no_sense_is_refused(decay):
     with pytest.raises(ValueError, match=rf"layer_decay must lie in \(0, 1\], got {decay}"):
-        TrainConfig(layer_decay=decay)
+        Recipe(layer_decay=decay)
 
 
 def test_training_with_layer_decay_can_be_taken_up_again():
-    recipe = TrainConfig(epochs=2, batch_size=8, layer_decay=0.5)
+    recipe = Recipe(epochs=2, batch_size=8, layer_decay=0.5)
 
     def dice():
         return torch.Generator().manual_seed(0)
@@ -207,9 +201,20 @@ def test_training_with_layer_decay_can_be_taken_up_again():
     torch.manual_seed(0)
     _, whole = train(transfer(model(), 3), small_data(), recipe, dice())
     torch.manual_seed(0)
-    first = next(train(transfer(model(), 3), small_data(), recipe, dice()))
-    (second,) = train(transfer(model(), 3), small_data(), recipe, dice(), state=first.state)
+    half = Training(transfer(model(), 3), small_data(), recipe, dice())
+    next(half.epochs())
+    resumed = Training(transfer(model(), 3), small_data(), recipe, dice(), half.state())
+    (second,) = resumed.epochs()
     assert (second.train_loss, second.val_loss) == (whole.train_loss, whole.val_loss)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_model_in_half_precision_is_resized_as_in_float32(dtype):
+    old = model().to(dtype)
+    new = transfer(old, 2, image_size=24)
+    expected = resample_positions(old.embedding.positions.float(), (4, 4), (6, 6))
+    assert new.embedding.positions.dtype == dtype
+    assert_close(new.embedding.positions, expected.to(dtype))
 
 
 # ---- images as a model reads them

@@ -1,14 +1,16 @@
-"""Look at the built book as a reader's browser does.
+"""Check the built book: its links, and its pages in a browser.
 
-    python tools/check_pages.py links            every link within the book leads somewhere
-    python tools/check_pages.py accessibility    axe, in light, dark and on a phone
+    python tools/check_pages.py [FOLDER of the built book]
 
-The second needs a Chrome or Chromium on this machine and says so where there is none.
+Every link within the book leads somewhere. Then a Chrome or Chromium of this machine opens each
+page once, and looks at it on phones and on a desk, in light and in dark: no error of a script, no
+request to another machine, nothing missing, nothing wider than the screen, nothing that axe has
+against it. Where no browser starts, it says so, and passes.
 """
 
+import asyncio
 import functools
 import http.server
-import os
 import shutil
 import sys
 import threading
@@ -21,34 +23,43 @@ from urllib.parse import unquote, urlsplit
 HTML = Path(__file__).resolve().parents[1] / "_build" / "html"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 MAC = "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"
-# a machine without a person has no screen to draw on, and nothing to fetch a newer version from
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
-WRONG = {"resultTypes": ["violations"]}  # to describe what is right too takes axe longer
-CONTRAST = WRONG | {"runOnly": ["color-contrast"]}  # the only rule about colour, and the slowest
-LAYOUT = WRONG | {"rules": {"color-contrast": {"enabled": False}}}
-VIEWS = {  # each with axe's runs, one after the other
-    "light": ("light", 1280, (LAYOUT, CONTRAST)),
-    "dark": ("dark", 1280, (CONTRAST,)),
-    "phone": ("light", 390, (LAYOUT,)),
-}
-# contrast follows from ink, paper and letters alone: of words of code that share them, one will do
-THIN = """() => {
-  const paper = (place) => {
-    const found = place ? getComputedStyle(place).backgroundColor : "";
-    return found === "rgba(0, 0, 0, 0)" ? paper(place.parentElement) : found;
-  };
-  const words = [...document.querySelectorAll(".highlight span, .sig span")];
-  const looks = words.map((word) => {
-    const { color, fontSize, fontWeight, opacity } = getComputedStyle(word);
-    return [color, paper(word), fontSize, fontWeight, opacity].join();
-  });
-  const seen = new Set();
-  words.forEach((word, i) => {
-    if (word.children.length) return;
-    if (seen.has(looks[i])) word.remove();
-    seen.add(looks[i]);
-  });
+# a machine without a person has no screen to draw on, perhaps no /dev/shm, and nothing to update
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-sync"]
+FLAGS += ["--disable-background-networking"]
+AT_ONCE = 2  # pages
+WIDTHS = (320, 390, 1280)  # pixels: two phones and a desk
+# What has the same tags and classes looks alike, so axe need not see all of it: most words of code
+# become plain text, and contrast, the slowest rule, is measured on three words of each look.
+LOOK = """(place) => {
+  const look = [];
+  for (let e = place; e; e = e.parentElement)
+    look.push(e.localName, e.className, e.style.cssText, e.matches("tr:nth-child(odd)"));
+  return look.join();
 }"""
+THIN = """() => {
+  const seen = new Set();
+  for (const word of [...document.querySelectorAll(".highlight span, .sig span")].reverse())
+    if (!word.children.length && seen.has(LOOK(word))) word.replaceWith(word.textContent);
+    else seen.add(LOOK(word));
+  document.body.normalize();
+}""".replace("LOOK", f"({LOOK})")
+CONTRAST = """() => {
+  const seen = {};
+  const include = [...document.body.querySelectorAll("*")].filter((place) => {
+    const words = [...place.childNodes].some((node) => node.nodeType === 3 && node.data.trim());
+    if (!words || !place.getClientRects().length) return false;
+    const look = LOOK(place);
+    seen[look] = (seen[look] || 0) + 1;
+    return seen[look] <= 3;
+  });
+  return axe.run({ include }, { preload: false, runOnly: ["color-contrast"] });
+}""".replace("LOOK", f"({LOOK})")
+LAYOUT = """() => axe.run({
+  preload: false, resultTypes: ["violations"], rules: { "color-contrast": { enabled: false } },
+})"""
+SETTLED = "async () => { await document.fonts.ready; await window.MathJax?.startup?.promise; }"
+STILL = "* { transition: none !important; animation: none !important; }"
+TOO_WIDE = "document.documentElement.scrollWidth > innerWidth"
 
 
 class Page(HTMLParser):
@@ -68,11 +79,8 @@ class Page(HTMLParser):
 
 def dead_links(root: Path) -> list[str]:
     """Every link within the pages below `root` whose file or place is not there."""
-    pages = {
-        path.resolve(): Page(path)
-        for path in sorted(root.rglob("*.html"))
-        if "_static" not in path.parts
-    }
+    paths = [path for path in sorted(root.rglob("*.html")) if "_static" not in path.parts]
+    pages = {path: Page(path) for path in paths}
     dead = []
     for path, page in pages.items():
         for link in dict.fromkeys(page.links):
@@ -84,14 +92,8 @@ def dead_links(root: Path) -> list[str]:
             place = unquote(parts.fragment)
             lost = target in pages and place and place not in pages[target].places
             if lost or not target.is_file():
-                dead.append(f"{path.relative_to(root.resolve())}: {link}")
+                dead.append(f"{path.relative_to(root)}: dead link {link}")
     return dead
-
-
-def browser() -> str | None:
-    """An installed Chrome or Chromium."""
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    return found or (MAC if Path(MAC).is_file() else None)
 
 
 @contextmanager
@@ -109,68 +111,106 @@ def served(root: Path) -> Iterator[str]:
         server.shutdown()
 
 
-def violations(root: Path, executable: str) -> list[str]:
-    """What axe, the page's own scripts or its width have against a page, in every view."""
-    from axe_playwright_python.sync_playwright import Axe
-    from playwright.sync_api import sync_playwright
+def told(result: dict, view: str) -> list[str]:
+    """What axe has against a page, one line each."""
+    return [
+        f"axe {fault['id']} x{len(fault['nodes'])} ({view}): {fault['nodes'][0]['target']}"
+        for fault in result["violations"]
+    ]
 
-    names = [path.relative_to(root).as_posix() for path in sorted(root.glob("book/*.html"))]
-    found = []
-    with sync_playwright() as play, served(root) as address:
-        chrome = play.chromium.launch(executable_path=executable, args=FLAGS)
-        for view, (scheme, width, runs) in VIEWS.items():
-            page = chrome.new_page(color_scheme=scheme, viewport={"width": width, "height": 900})
-            errors: list[str] = []
-            page.on("pageerror", lambda error, errors=errors: errors.append(str(error)))
-            page.on("request", functools.partial(note_foreign, address, errors))
-            for name in names:
-                page.goto(f"{address}/{name}", wait_until="load")
-                faults = []
-                if page.evaluate("document.documentElement.scrollWidth > innerWidth"):
-                    faults.append(f"wider than {width} pixels")
-                for options in runs:
-                    if options is CONTRAST:
-                        page.evaluate(THIN)
-                    faults += [
-                        f"axe {fault['id']} x{len(fault['nodes'])}: {fault['nodes'][0]['target']}"
-                        for fault in Axe().run(page, options=options).response["violations"]
-                    ]
-                found += [f"{name} ({view}): {fault}" for fault in faults + errors]
-                errors.clear()
-            page.close()
-        chrome.close()
-    print(f"{len(names)} pages in {', '.join(VIEWS)}")
+
+async def faults(page, address: str) -> list[str]:
+    """What is wrong with the page at `address`, in every width and in both colour schemes."""
+    from axe_playwright_python.async_playwright import Axe
+
+    found: list[str] = []
+    page.set_default_timeout(120_000)  # milliseconds, for a busy machine
+    home = "{0.scheme}://{0.netloc}/".format(urlsplit(address))
+
+    def answered(response) -> None:
+        if response.status >= 400:
+            found.append(f"{response.status}: {response.url}")
+
+    def asked(request) -> None:  # no page needs a third party at reading time
+        if not request.url.startswith((home, "data:", "blob:")):
+            found.append(f"asks for {request.url}")
+
+    page.on("pageerror", lambda error: found.append(f"error: {error}"))
+    page.on("request", asked)
+    page.on("response", answered)
+    await page.set_viewport_size({"width": WIDTHS[0], "height": 900})
+    await page.emulate_media(color_scheme="light")
+    await page.goto(address, wait_until="load")
+    await page.evaluate(SETTLED)
+    await page.evaluate(Axe().axe_script)
+    for width in WIDTHS:
+        await page.set_viewport_size({"width": width, "height": 900})
+        if await page.evaluate(TOO_WIDE):
+            found.append(f"wider than {width} pixels")
+    await page.add_style_tag(content=STILL)
+    await page.evaluate(THIN)
+    for scheme in ("light", "dark"):
+        await page.emulate_media(color_scheme=scheme)
+        await page.wait_for_function(f"document.documentElement.dataset.theme === '{scheme}'")
+        found += told(await page.evaluate(CONTRAST), scheme)
+    for width in WIDTHS[:0:-1]:
+        await page.set_viewport_size({"width": width, "height": 900})
+        await page.wait_for_timeout(500)  # milliseconds: the theme adapts to a new width in 300
+        found += told(await page.evaluate(LAYOUT), f"{width} pixels")
     return found
 
 
-def note_foreign(address: str, errors: list[str], request) -> None:
-    """Note a request that leaves this machine: no page needs a third party at reading time."""
-    if not request.url.startswith((address, "data:", "blob:")):
-        errors.append(f"asks for {request.url}")
+async def browser(play):
+    """The first Chrome or Chromium of this machine that starts, or None."""
+    from playwright.async_api import Error
+
+    for program in [*filter(None, map(shutil.which, BROWSERS)), MAC]:
+        try:
+            return await play.chromium.launch(executable_path=program, args=FLAGS)
+        except Error:  # not there, or not able to run here
+            continue
+    return None
 
 
-def main(names: list[str]) -> int:
-    """Run one check, and print what it found; exit code 1 if that is anything."""
-    if names not in (["links"], ["accessibility"]):
-        print(__doc__)
+async def look(root: Path) -> list[str] | None:
+    """The faults of every page below `root`/book, or None without a browser."""
+    from playwright.async_api import async_playwright
+
+    names = [path.relative_to(root).as_posix() for path in sorted(root.glob("book/*.html"))]
+    async with async_playwright() as play:
+        chrome = await browser(play)
+        if chrome is None:
+            return None
+        visit, turn = await chrome.new_context(), asyncio.Semaphore(AT_ONCE)
+
+        async def one(name: str, address: str) -> list[str]:
+            async with turn:
+                page = await visit.new_page()
+                found = await faults(page, f"{address}/{name}")
+                await page.close()
+            return [f"{name}: {fault}" for fault in found]
+
+        with served(root) as address:
+            found = await asyncio.gather(*(one(name, address) for name in names))
+        await chrome.close()
+    print(f"pages: {len(names)} looked at, {', '.join(map(str, WIDTHS))} pixels wide, light, dark")
+    return [fault for faults_of_one in found for fault in faults_of_one]
+
+
+def main(root: Path) -> int:
+    """Run both checks, and print what they found; exit code 1 if that is anything."""
+    if not root.is_dir():
+        print(f"no built book at {root}: make book")
         return 2
-    if not HTML.is_dir():
-        print(f"no built book at {HTML}: make book")
-        return 2
-    if names == ["links"]:
-        found = dead_links(HTML)
-    elif os.environ.get("CI"):
-        print("skipped: no browser is asked for in CI")
-        return 0
-    elif executable := browser():
-        found = violations(HTML, executable)
-    else:
-        print(f"skipped: none of {', '.join(BROWSERS)} is installed")
-        return 0
+    found = dead_links(root)
+    print(f"links: {len(found)} dead")
+    seen = asyncio.run(look(root))
+    if seen is None:
+        print(f"pages: skipped, for none of {', '.join(BROWSERS)} starts here")
+    found += seen or []
     print(*found, sep="\n", end="\n" if found else "")
-    print(f"{len(found)} faults")
     return bool(found)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(Path(*sys.argv[1:2]).resolve() if sys.argv[1:] else HTML))

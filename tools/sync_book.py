@@ -39,7 +39,7 @@ if "COLAB_RELEASE_TAG" in os.environ:  # in Colab only: fetch the package
 import matplotlib.pyplot as plt
 import torch
 
-from vit_tutorial.plots import paper
+from vit_tutorial.figures.palette import paper
 from vit_tutorial.train import default_device
 
 plt.rcParams.update(paper())  # the book's look

@@ -1,6 +1,19 @@
 """The Vision Transformer, built piece by piece in the book of the same name."""
 
-from vit_tutorial.checkpoint import load_pretrained
+from importlib import import_module
+from typing import Any
+
 from vit_tutorial.model import VisionTransformer, ViTConfig, variant
 
-__all__ = ["ViTConfig", "VisionTransformer", "load_pretrained", "variant"]
+__all__ = ["ViTConfig", "VisionTransformer", "from_checkpoint", "load_pretrained", "variant"]
+LATER = {  # imported when asked for: reading files and images needs more than the model does
+    "from_checkpoint": "vit_tutorial.weights.hub",
+    "load_pretrained": "vit_tutorial.weights.checkpoint",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """The names in LATER (PEP 562)."""
+    if name not in LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(LATER[name]), name)

@@ -11,25 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from vit_tutorial import checkpoint, plots
 from vit_tutorial.attention_maps import class_token_maps
-from vit_tutorial.data import NAMES, Data, default_dataset, load
+from vit_tutorial.data import NAMES, Data, default_dataset
 from vit_tutorial.errors import unknown
+from vit_tutorial.figures import sheets
+from vit_tutorial.lab.folders import load
+from vit_tutorial.lab.recipes import CHOICES, PLAIN, PRESETS, Recipe, model_config
+from vit_tutorial.lab.report import html_report
+from vit_tutorial.lab.run import Run, count, fit
 from vit_tutorial.model import VARIANTS, VisionTransformer, ViTConfig, variant
-from vit_tutorial.report import html_report, show_history
-from vit_tutorial.runs import Run, count, fit
-from vit_tutorial.train import (
-    CHOICES,
-    PRESETS,
-    TrainConfig,
-    default_device,
-    evaluate,
-    model_config,
-)
+from vit_tutorial.train import default_device, evaluate
 from vit_tutorial.transfer import adapt, transfer
+from vit_tutorial.weights import checkpoint
+from vit_tutorial.weights.hub import from_checkpoint, seed_of
 
 EXAMPLES = """examples:
   vit-tutorial train                              MNIST, or the digits, with sensible defaults
@@ -43,7 +39,6 @@ EXAMPLES = """examples:
   vit-tutorial predict seven.png --maps seven_maps.png
   vit-tutorial info B/16
 """
-
 FINETUNE_EXAMPLES = """examples:
   vit-tutorial finetune --data folder:photos --weights runs/p4/model.safetensors
   vit-tutorial finetune --data folder:photos --frozen --epochs 10
@@ -52,6 +47,60 @@ FINETUNE_EXAMPLES = """examples:
 The folder holds one sub-folder of images for each class, or `train` and `test` folders of such.
 report.html in the output folder says how good the model is and shows where it fails.
 """
+KINDS: dict[str, dict[str, Any]] = {  # of options, by the letter that stands for their value
+    "N": {"type": int}, "X": {"type": float}, "NAME": {}, "DIR": {"type": Path}, "FILE": {},
+    "OUT.png": {"type": Path}, "": {"action": "store_true"},
+}  # fmt: skip
+OPTIONS = {  # the value, and what --help says
+    "data": ("NAME", f"{', '.join(NAMES)} or folder:PATH"),
+    "root": ("DIR", "where downloaded data sets lie"),
+    "image-size": ("N", "pixels: resize a folder's images, or what the model takes"),
+    "weights": ("FILE", 'a file that "train" wrote, or a shipped model'),
+    "preset": ("NAME", f"start from one of {', '.join(PRESETS)}"),
+    "patch-size": ("N", "P"),
+    "layers": ("N", "L"),
+    "hidden-size": ("N", "D"),
+    "mlp-size": ("N", "between the two layers of the MLP"),
+    "heads": ("N", "h"),
+    "dropout": ("X", "share of activations dropped"),
+    "positions": ("NAME", "learned, sincos or none"),
+    "pool": ("NAME", "token or mean"),
+    "epochs": ("N", "passes over the training images"),
+    "batch-size": ("N", "images a step"),
+    "learning-rate": ("X", "at its peak"),
+    "weight-decay": ("X", "of the matrices"),
+    "warmup": ("X", "share of all steps"),
+    "gradient-clip": ("X", "largest norm of all gradients together"),
+    "augment": ("X", "strength of turning, scaling...; 0 for none"),
+    "muon-rate": ("X", "learning rate of the blocks' matrices with muon"),
+    "average": ("X", "decay of the exponential moving average of the weights; 0 for none"),
+    "label-smoothing": ("X", "share of each label that is spread evenly over all classes"),
+    "cutmix": ("X", "alpha of CutMix; 0 for none"),
+    "optimizer": ("NAME", " or ".join(CHOICES["optimizer"])),
+    "augmentation": ("NAME", " or ".join(CHOICES["augmentation"])),
+    "frozen": ("", "train nothing but the new head"),
+    "layer-decay": ("X", "a block's learning rate as a share of the next one's"),
+    "seed": ("N", "of everything random"),
+    "out": ("DIR", "where the run is kept (default: runs/DATA-seedN, runs/finetune-DATA-seedN)"),
+    "resume": ("", "go on with what --out holds"),
+    "save-minutes": ("X", "save the state this often, and after every epoch"),
+    "device": ("NAME", "cuda, mps or cpu (default: the first there is)"),
+    "precision": ("NAME", " or ".join(CHOICES["precision"])),
+    "accumulate": ("N", "micro-batches a step, to save memory"),
+    "compile": ("", "use torch.compile, which takes minutes before the first step"),
+    "split": ("NAME", "train, val or test"),
+    "top": ("N", "classes to print"),
+    "invert": ("", "for dark ink on light paper"),
+    "maps": ("OUT.png", "draw what the class token reads"),
+    "classes": ("N", "default 1000"),
+}
+DATA = "data root image-size"
+MODEL = "patch-size layers hidden-size mlp-size heads dropout positions pool"
+RECIPE = (
+    "epochs batch-size learning-rate weight-decay warmup gradient-clip augment muon-rate average "
+    "label-smoothing cutmix optimizer augmentation"
+)
+RUN = "seed out resume save-minutes device precision accumulate compile"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -73,130 +122,59 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+class Help(argparse.RawDescriptionHelpFormatter):
+    """Help that leaves the examples as they are and tells the defaults."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        told = action.default in (None, False, argparse.SUPPRESS)
+        return action.help if told else f"{action.help} (default: %(default)s)"
+
+
 def parser() -> argparse.ArgumentParser:
     """All commands and their options."""
+    about = "A small Vision Transformer: train it, test it, ask it, look inside."
     top = argparse.ArgumentParser(
-        prog="vit-tutorial",
-        description="A small Vision Transformer: train it, test it, ask it, look inside.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog="vit-tutorial", description=about, epilog=EXAMPLES, formatter_class=Help
     )
-    top.add_argument(
-        "--version", action="version", version=f"vit-tutorial {version('vit-tutorial')}"
-    )
+    said = f"vit-tutorial {version('vit-tutorial')}"
+    top.add_argument("--version", action="version", version=said)
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
-    def command(name: str, run: Any, about: str) -> argparse.ArgumentParser:
+    def command(name: str, run: Any, about: str, groups: dict[str, str]) -> Any:
         sub = commands.add_parser(
-            name, help=about, description=about, epilog=EXAMPLES,
-            formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+            name, help=about, description=about, formatter_class=Help, allow_abbrev=False,
+            epilog=FINETUNE_EXAMPLES if name == "finetune" else EXAMPLES,
         )  # fmt: skip
+        for title, options in groups.items():
+            group = sub.add_argument_group(title)
+            for option in options.split():
+                value, said = OPTIONS[option]
+                settings = KINDS[value] | ({"metavar": value} if value else {})
+                group.add_argument(f"--{option}", help=said, **settings)
         sub.set_defaults(run=run)
         return sub
 
-    sub = command("train", run_train, "Train a model and keep it, with curves and a picture.")
-    data_options(sub, default=None)
-    sub.add_argument("--preset", metavar="NAME", help=f"start from one of {', '.join(PRESETS)}")
-    shape = sub.add_argument_group("the model (default: the preset's)")
-    for name in ("patch-size", "layers", "hidden-size", "mlp-size", "heads"):
-        shape.add_argument(f"--{name}", type=int, metavar="N")
-    shape.add_argument("--dropout", type=float, metavar="P", help="share of activations dropped")
-    shape.add_argument("--positions", help="learned, sincos or none")
-    shape.add_argument("--pool", help="token or mean")
-    recipe = sub.add_argument_group("the recipe (default: the preset's)")
-    for name, kind in (("epochs", int), ("batch-size", int)):
-        recipe.add_argument(f"--{name}", type=kind, metavar="N")
-    for name in ("learning-rate", "weight-decay", "warmup", "gradient-clip"):
-        recipe.add_argument(f"--{name}", type=float, metavar="X")
-    said = {
-        "augment": "strength of turning, scaling...; 0 for none",
-        "muon-rate": "learning rate of the blocks' matrices with muon",
-        "average": "use a running mean of the weights that keeps X of itself at a step",
-        "label-smoothing": "share of a label that is spread over all classes",
-        "cutmix": "alpha of the share of an image that is pasted into another",
-    }
-    for name, about in said.items():
-        recipe.add_argument(f"--{name}", type=float, metavar="X", help=about)
-    for name in ("optimizer", "augmentation"):
-        recipe.add_argument(f"--{name}", metavar="NAME", help=" or ".join(CHOICES[name]))
-    run_options(sub, "runs/DATA-seedN")
-
-    sub = command("finetune", run_finetune, "Put a trained model to work on your own images.")
-    finetune_options(sub)
-
-    sub = command("evaluate", run_evaluate, "Loss and accuracy of a model on a data set.")
-    weights_option(sub)
-    data_options(sub, default="mnist")
-    sub.add_argument("--split", default="test", choices=("train", "val", "test"))
-
-    sub = command("predict", run_predict, "The most likely classes of images.")
+    about = "Train a model and keep it, with curves and a picture."
+    groups = {"data": f"{DATA} preset", "the model": MODEL, "the recipe": RECIPE, "the run": RUN}
+    sub = command("train", run_train, about, groups)
+    sub.set_defaults(seed=0, save_minutes=5.0)
+    about = "Put a trained model to work on your own images."
+    recipe = "frozen layer-decay epochs batch-size learning-rate augment"
+    groups = {"data": f"weights {DATA}", "the recipe": recipe, "the run": RUN}
+    sub = command("finetune", run_finetune, about, groups)
+    sub.set_defaults(layer_decay=0.75, epochs=30, augment=0.5, seed=0, save_minutes=5.0)
+    sub.set_defaults(weights="mnist")
+    about = "Loss and accuracy of a model on a data set."
+    sub = command("evaluate", run_evaluate, about, {"data": f"weights {DATA} split"})
+    sub.set_defaults(weights="mnist", data="mnist", split="test")
+    about = "The most likely classes of images."
+    sub = command("predict", run_predict, about, {"the answer": "weights top invert maps"})
+    sub.set_defaults(weights="mnist", top=3)
     sub.add_argument("images", nargs="+", metavar="IMAGE", type=Path)
-    weights_option(sub)
-    sub.add_argument("--top", type=int, default=3, metavar="N", help="classes to print (default 3)")
-    sub.add_argument("--invert", action="store_true", help="for dark ink on light paper")
-    sub.add_argument("--maps", type=Path, metavar="OUT.png", help="draw what the class token reads")
-
-    sub = command("info", run_info, "Shapes and parameters of a published size.")
+    about = "Shapes and parameters of a published size."
+    sub = command("info", run_info, about, {"changes": "image-size classes"})
     sub.add_argument("variant", metavar="VARIANT", help=", ".join(VARIANTS))
-    sub.add_argument("--image-size", type=int, metavar="N", help="pixels (default 224)")
-    sub.add_argument("--classes", type=int, metavar="K", help="default 1000")
     return top
-
-
-def finetune_options(sub: argparse.ArgumentParser) -> None:
-    """What `finetune` can be told."""
-    sub.epilog = FINETUNE_EXAMPLES
-    sub.add_argument("--data", required=True, metavar="NAME", help="folder:PATH, or as for train")
-    sub.add_argument("--root", type=Path, metavar="DIR", help="where downloaded data sets lie")
-    weights_option(sub)
-    sub.add_argument("--image-size", type=int, metavar="N", help="pixels (default: the model's)")
-    part = sub.add_mutually_exclusive_group()
-    part.add_argument("--frozen", action="store_true", help="train nothing but the new head")
-    said = "a block's learning rate as a share of the next one's (default 0.75)"
-    part.add_argument("--layer-decay", type=float, default=0.75, metavar="X", help=said)
-    sub.add_argument("--epochs", type=int, default=30, metavar="N", help="default 30")
-    said = "default: an eighth of the training images, at most 128"
-    sub.add_argument("--batch-size", type=int, metavar="N", help=said)
-    said = "default: 0.001, with --frozen 0.01"
-    sub.add_argument("--learning-rate", type=float, metavar="X", help=said)
-    said = "strength of turning, scaling...; 0 for none (default 0.5)"
-    sub.add_argument("--augment", type=float, default=0.5, metavar="X", help=said)
-    run_options(sub, "runs/finetune-DATA-seedN")
-
-
-def run_options(sub: argparse.ArgumentParser, out: str) -> None:
-    """How and where to train, which `train` and `finetune` share."""
-    group = sub.add_argument_group("the run")
-    group.add_argument("--seed", type=int, default=0, help="of everything random (default 0)")
-    group.add_argument("--out", type=Path, metavar="DIR", help=f"default: {out}")
-    group.add_argument("--resume", action="store_true", help="go on with what --out holds")
-    said = "keep the state so often, beside after every epoch (default 5)"
-    group.add_argument("--save-minutes", type=float, default=5, metavar="X", help=said)
-    group.add_argument("--device", help="cuda, mps or cpu (default: the first there is)")
-    group.add_argument("--precision", metavar="NAME", help=" or ".join(CHOICES["precision"]))
-    said = "parts of a batch, one after the other, to save memory"
-    group.add_argument("--accumulate", type=int, metavar="N", help=said)
-    said = "through torch.compile, which takes minutes before the first step"
-    group.add_argument("--compile", action="store_true", help=said)
-
-
-def data_options(sub: argparse.ArgumentParser, default: str | None) -> None:
-    """Where images come from."""
-    said = default or "mnist, or digits where it cannot be had"
-    sub.add_argument(
-        "--data", default=default, metavar="NAME",
-        help=f"mnist, fashion_mnist, cifar10, digits or folder:PATH (default: {said})",
-    )  # fmt: skip
-    sub.add_argument("--root", type=Path, metavar="DIR", help="where downloaded data sets lie")
-    sub.add_argument("--image-size", type=int, metavar="N", help="resize a folder's images")
-
-
-def weights_option(sub: argparse.ArgumentParser) -> None:
-    """Which model."""
-    sub.add_argument(
-        "--weights", default="mnist", metavar="FILE",
-        help='a .safetensors file that "train" wrote, or a shipped model (default: mnist)',
-    )  # fmt: skip
 
 
 def run_train(args: argparse.Namespace) -> None:
@@ -212,29 +190,80 @@ def run_train(args: argparse.Namespace) -> None:
 
 
 def made(args: argparse.Namespace) -> Run:
-    """A new model."""
+    """A new model for the data."""
     data = load(args.data, args.root, args.seed, args.image_size)
-    config, training = configure(args, data)
-    return Run(args, VisionTransformer(config), data, training)
+    config, recipe = configure(args, data)
+    return Run(args, VisionTransformer(config), data, recipe)
+
+
+def configure(args: argparse.Namespace, data: Data) -> tuple[ViTConfig, Recipe]:
+    """The preset, changed by what the options say; P is chosen by size if the preset's is none."""
+    usual = {"digits": "digits", "mnist": "mnist-fast"}.get(data.name, "mnist")
+    preset = PRESETS[args.preset or usual]
+    shape: dict[str, Any] = dict(preset.model)
+    side = gcd(*data.train.images.shape[-2:])
+    if args.preset is None and side % shape["patch_size"]:  # about eight patches a side
+        divisors = [P for P in range(1, side + 1) if side % P == 0]
+        shape["patch_size"] = min(divisors, key=lambda P: abs(P - side / 8))
+    names = (*shape, "dropout", "positions", "pool")
+    shape |= {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    return model_config(data, shape), replace(preset.training, **asked(args, preset.training))
+
+
+def asked(args: argparse.Namespace, recipe: Recipe) -> dict[str, Any]:
+    """The parts of a recipe that an option names."""
+    options = {name: getattr(args, name, None) for name in asdict(recipe)}
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def draw_pictures(run: Run, logits: torch.Tensor, history: list[dict[str, Any]]) -> None:
-    """The course of the training, and what the model looks at."""
-    draw_curves(history, run.args.out / "curves.png")
-    draw_attention(run.model, run.data, run.args.out / "attention.png")
+    """How training went, and what the model looks at."""
+    sheets.draw_history(history, run.args.out / "curves.png")
+    few, test = run.data.test.images[:4].float() / 255, run.data.test
+    maps = last_maps(run.model, test.normalise(few))
+    sheets.draw_maps(few, maps, run.args.out / "attention.png")
+
+
+def last_maps(model: VisionTransformer, images: torch.Tensor) -> torch.Tensor:
+    """What the last block's class token reads from each image, as the mean over heads."""
+    maps = model.attention_maps(images)[:, -1].mean(dim=1)
+    return class_token_maps(maps, *model.config.grid)
 
 
 def run_finetune(args: argparse.Namespace) -> None:
     """Give a trained model a new head, train it on other images, and report on the test split."""
-    name = Path(args.data.removeprefix("folder:")).resolve().name
+    if args.data is None and not (args.resume and args.out):
+        raise ValueError("--data is missing: expected folder:PATH or the name of a data set")
+    if args.frozen and "layer_decay" in args.given:
+        raise ValueError("--layer-decay has no meaning with --frozen: only the head is trained")
+    name = Path((args.data or "").removeprefix("folder:")).resolve().name
     args.out = args.out or Path("runs") / f"finetune-{name}-seed{args.seed}"
     fit(args, tuned, write_report, ("report.html",))
 
 
 def tuned(args: argparse.Namespace) -> Run:
-    """A trained model with its new head."""
-    model, data = fitted(args)
-    return Run(args, model, data, finetune_recipe(args, len(data.train)))
+    """A trained model with its new head, and the images as it reads them."""
+    old, preparation = from_checkpoint(args.weights)
+    size = old.config.image_size if args.image_size is None else args.image_size
+    config = replace(old.config, image_size=size)  # a wrong size is said before images are read
+    folder = args.data.startswith("folder:")
+    data = load(args.data, args.root, args.seed, config.height_width if folder else None)
+    if len(data.classes) < 2:
+        raise ValueError(f"{data.name} has one class, {data.classes[0]!r}: expected at least two")
+    preparation = replace(preparation, height_width=config.height_width)
+    train, val, test = (adapt(split, preparation) for split in (data.train, data.val, data.test))
+    model = transfer(old, len(data.classes), size, args.frozen)
+    recipe = finetune_recipe(args, len(data.train))
+    return Run(args, model, replace(data, train=train, val=val, test=test), recipe)
+
+
+def finetune_recipe(args: argparse.Namespace, images: int) -> Recipe:
+    """What the options say; a batch size that a small folder can fill at least once."""
+    if args.batch_size is not None and args.batch_size > images:
+        raise ValueError(f"--batch-size {args.batch_size} is more than the {images} images")
+    size, rate = max(1, min(128, images // 8)), 0.01 if args.frozen else 0.001
+    recipe = replace(PLAIN, batch_size=size, learning_rate=rate)
+    return replace(recipe, **asked(args, recipe) | ({"layer_decay": 1.0} if args.frozen else {}))
 
 
 def write_report(run: Run, logits: torch.Tensor, history: list[dict[str, Any]]) -> None:
@@ -247,90 +276,19 @@ def write_report(run: Run, logits: torch.Tensor, history: list[dict[str, Any]]) 
     checkpoint.write(run.args.out / "report.html", page.encode())
 
 
-def fitted(args: argparse.Namespace) -> tuple[VisionTransformer, Data]:
-    """The model with its new head and size, and the images as it reads them."""
-    old, prepared = VisionTransformer.from_checkpoint(args.weights)
-    size = old.config.image_size if args.image_size is None else args.image_size
-    config = replace(old.config, image_size=size)  # a wrong size is said before images are read
-    folder = args.data.startswith("folder:")
-    data = load(args.data, args.root, args.seed, config.height_width if folder else None)
-    if len(data.classes) < 2:
-        raise ValueError(f"{data.name} has one class, {data.classes[0]!r}: expected at least two")
-    prepared = replace(prepared, height_width=config.height_width)
-    train, val, test = (adapt(split, prepared) for split in (data.train, data.val, data.test))
-    model = transfer(old, len(data.classes), size, args.frozen)
-    return model, replace(data, train=train, val=val, test=test)
-
-
-def finetune_recipe(args: argparse.Namespace, images: int) -> TrainConfig:
-    """What the options say; a batch size that a small folder can fill at least once."""
-    if args.batch_size is not None and args.batch_size > images:
-        raise ValueError(f"--batch-size {args.batch_size} is more than the {images} images")
-    recipe = TrainConfig(
-        batch_size=max(1, min(128, images // 8)), learning_rate=0.01 if args.frozen else 0.001
-    )
-    return replace(recipe, **given(args, recipe) | ({"layer_decay": 1.0} if args.frozen else {}))
-
-
-def given(args: argparse.Namespace, recipe: TrainConfig) -> dict[str, Any]:
-    """The parts of a recipe that an option names."""
-    options = {name: getattr(args, name, None) for name in asdict(recipe)}
-    return {name: value for name, value in options.items() if value is not None}
-
-
-def configure(args: argparse.Namespace, data: Data) -> tuple[ViTConfig, TrainConfig]:
-    """The preset, changed by what the options say; P is chosen by size if the preset's is none."""
-    usual = {"digits": "digits", "mnist": "mnist-fast"}.get(data.name, "mnist")
-    preset = PRESETS[args.preset or usual]
-    shape = dict(preset.model)
-    side = gcd(*data.train.images.shape[-2:])
-    if args.preset is None and side % shape["patch_size"]:  # about eight patches a side
-        divisors = [P for P in range(1, side + 1) if side % P == 0]
-        shape["patch_size"] = min(divisors, key=lambda P: abs(P - side / 8))
-    names = (*shape, "dropout", "positions", "pool")
-    shape |= {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    return model_config(data, shape), replace(preset.training, **given(args, preset.training))
-
-
-def draw_curves(history: list[dict[str, Any]], path: Path) -> None:
-    """Losses above, validation accuracy below."""
-    with rc_context(plots.paper()):
-        figure = Figure(figsize=(7, 5), layout="constrained")
-        show_history(figure, history)
-        figure.savefig(path)
-
-
-def draw_attention(model: VisionTransformer, data: Data, path: Path) -> None:
-    """What the last block reads from the first four test images, averaged over its heads."""
-    few = data.test.images[:4].float() / 255
-    draw_maps(model, few, data.test.normalise(few), path)
-
-
-def draw_maps(model: VisionTransformer, pixels: Any, images: Any, path: Path) -> None:
-    """For every image the map of the last block's class token, all on one scale."""
-    maps = model.attention_maps(images)[:, -1].mean(dim=1)
-    maps = class_token_maps(maps, *model.config.grid)
-    with rc_context(plots.paper()):
-        figure = Figure(figsize=(1.9 * len(maps) + 1, 2.1), layout="constrained")
-        axes = figure.subplots(1, len(maps), squeeze=False)[0]
-        for i, (ax, image) in enumerate(zip(axes, pixels, strict=True)):
-            plots.show_attention(ax, image, maps[i], float(maps.max()), bar=i == len(maps) - 1)
-        figure.savefig(path)
-
-
 def run_evaluate(args: argparse.Namespace) -> None:
     """Print accuracy and loss on one split."""
-    model, prepared = VisionTransformer.from_checkpoint(args.weights)
+    if args.split not in ("train", "val", "test"):
+        raise unknown("--split", args.split, ("train", "val", "test"))
+    model, preparation = from_checkpoint(args.weights)
     # another seed would put images into the test split that the model was trained on
-    data = load(args.data, args.root, checkpoint.seed_of(args.weights), args.image_size)
-    split = replace(
-        getattr(data, args.split),
-        mean=torch.tensor(prepared.mean), std=torch.tensor(prepared.std),
-    )  # fmt: skip
+    data = load(args.data, args.root, seed_of(args.weights), args.image_size)
+    mean, std = torch.tensor(preparation.mean), torch.tensor(preparation.std)
+    split = replace(getattr(data, args.split), mean=mean, std=std)
     fit = split.images.shape[1:] == model.embedding.image_shape  # if not, the model says so
-    if fit and tuple(data.classes) != prepared.classes:
+    if fit and tuple(data.classes) != preparation.classes:
         raise ValueError(
-            f"{args.weights} knows the classes {brief(prepared.classes)}, "
+            f"{args.weights} knows the classes {brief(preparation.classes)}, "
             f"{data.name} has {brief(data.classes)}"
         )
     loss, accuracy = evaluate(model.to(default_device()), split)
@@ -348,7 +306,7 @@ def brief(names: Sequence[str]) -> str:
 
 def run_predict(args: argparse.Namespace) -> None:
     """Print the top classes of every image; perhaps draw what was read."""
-    model, prepared = VisionTransformer.from_checkpoint(args.weights)
+    model, preparation = from_checkpoint(args.weights)
     if args.top < 1:
         raise ValueError(f"--top must be at least 1, got {args.top}")
     if args.maps is not None:  # said before anything is computed
@@ -357,28 +315,28 @@ def run_predict(args: argparse.Namespace) -> None:
             raise ValueError(f"--maps {args.maps}: expected a name that ends in .png, .pdf or .svg")
         if not args.maps.parent.is_dir():
             raise ValueError(f"--maps {args.maps}: no such folder: {args.maps.parent}")
-    pixels = torch.cat([prepared.pixels(path) for path in args.images])
+    pixels = torch.cat([preparation.pixels(path) for path in args.images])
     pixels = 1 - pixels if args.invert else pixels
-    images = prepared.normalise(pixels)
+    images = preparation.normalise(pixels).to(next(model.parameters()).dtype)
     with torch.no_grad():
-        probabilities = model(images).softmax(dim=-1)
+        probabilities = model(images).float().softmax(dim=-1)
     for path, row in zip(args.images, probabilities, strict=True):
         best = row.topk(min(args.top, len(row)))
         said = (
-            f"{prepared.classes[label]} {share:.1%}"
+            f"{preparation.classes[label]} {share:.1%}"
             for share, label in zip(best.values.tolist(), best.indices.tolist(), strict=True)
         )
         print(f"{path}: {', '.join(said)}")
     if args.maps is not None:
-        draw_maps(model, pixels, images, args.maps)
+        sheets.draw_maps(pixels, last_maps(model, images), args.maps)
         reader = "the class token reads" if model.config.pool == "token" else "all tokens read"
         print(f"what {reader}: {args.maps}")
 
 
 def run_info(args: argparse.Namespace) -> None:
     """Print the shapes from image to logits and the parameters of each part."""
-    given = {"image_size": args.image_size, "classes": args.classes}
-    config = variant(args.variant, **{k: v for k, v in given.items() if v is not None})
+    stated = {"image_size": args.image_size, "classes": args.classes}
+    config = variant(args.variant, **{k: v for k, v in stated.items() if v is not None})
     with torch.device("meta"):  # shapes without memory
         model = VisionTransformer(config)
     (H, W), (rows, cols), D = config.height_width, config.grid, config.hidden_size

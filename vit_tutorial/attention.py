@@ -7,36 +7,23 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# tokens; with fewer, PyTorch's fused CPU kernel is level with the plain products where it was
-# recorded (benchmarks/attention_kernel.py) and may be slower elsewhere: so the products it is
-FUSED_FROM = 128
-
 
 def attention_weights(
-    q: Float[Tensor, "*heads R d"], k: Float[Tensor, "*heads T d"]
-) -> Float[Tensor, "*heads R T"]:
+    q: Float[Tensor, "*heads T d"], k: Float[Tensor, "*heads T d"]
+) -> Float[Tensor, "*heads T T"]:
     """softmax(q kᵀ / √d), Equation 6: row t says how much token t reads from every token.
 
-    A row needs one query and all keys, so there may be fewer queries than keys: R of T.
+    Every row sums to 1.
     """
     d = q.shape[-1]
     scores = (q / math.sqrt(d)) @ k.transpose(-2, -1)
     return scores.softmax(dim=-1)
 
 
-def attend(
-    q: Float[Tensor, "*heads R d"], k: Float[Tensor, "*heads T d"], v: Float[Tensor, "*heads T d"]
-) -> Float[Tensor, "*heads R d"]:
-    """softmax(q kᵀ / √d) v, Equations 6 and 7, by one of two equal ways."""
-    if q.device.type == "cpu" and k.shape[-2] < FUSED_FROM:
-        return attention_weights(q, k) @ v
-    return F.scaled_dot_product_attention(q, k, v)
-
-
 class MultiHeadSelfAttention(nn.Module):
-    """h heads of size d = D/h attend in parallel; their outputs are joined and mixed (Equation 8).
+    """MSA: h heads of size d = D/h attend in parallel; their outputs are joined and mixed (Eq. 8).
 
-    `weights` shows what each head reads; `forward` never keeps it. Both start from the same q, k.
+    `weights` gives the attention weights; `forward` never keeps them. Both use the same q and k.
     Raises ValueError if h does not divide D.
     """
 
@@ -48,13 +35,10 @@ class MultiHeadSelfAttention(nn.Module):
         self.qkv = nn.Linear(D, 3 * D)
         self.projection = nn.Linear(D, D)
 
-    def forward(
-        self, x: Float[Tensor, "B T D"], tokens: int | None = None
-    ) -> Float[Tensor, "B R D"]:
-        """What every token reads (R = T), or only the first R = `tokens` of them."""
+    def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         q, k, v = self.split_heads(x)
-        read = attend(q[:, :, :tokens], k, v)
-        return self.projection(rearrange(read, "B h R d -> B R (h d)"))
+        read = F.scaled_dot_product_attention(q, k, v)  # softmax(q kᵀ / √d) v, Equations 6 and 7
+        return self.projection(rearrange(read, "B h T d -> B T (h d)"))
 
     def weights(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B h T T"]:
         """The attention weights of every head."""

@@ -44,8 +44,9 @@ def attention_distance(
     first = prefix_tokens(maps.shape[-1], rows, cols)
     weights = maps[..., first:, first:]
     weights = weights / weights.sum(dim=-1, keepdim=True)
-    places = torch.cartesian_prod(torch.arange(rows), torch.arange(cols)).to(weights)
-    return (weights * torch.cdist(places, places)).sum(dim=-1).mean(dim=-1)
+    places = torch.cartesian_prod(torch.arange(rows), torch.arange(cols)).double()
+    apart = torch.cdist(places, places).to(weights)  # half precision knows no cdist
+    return (weights * apart).sum(dim=-1).mean(dim=-1)
 
 
 def position_similarity(

@@ -42,23 +42,36 @@ class Embedding(nn.Module):
         if positions not in ("learned", "sincos", "none"):
             raise ValueError(f'positions must be "learned", "sincos" or "none", got {positions!r}')
         H, W = (image_size, image_size) if isinstance(image_size, int) else image_size
-        self.image_shape = (C, H, W)
+        self.image_shape, self.kind = (C, H, W), positions
         self.patches = PatchEmbedding(P, C, D)
         self.class_token = nn.Parameter(torch.zeros(1, 1, D)) if class_token else None
         table = torch.zeros(1, class_token + (H // P) * (W // P), D)
         if positions == "learned":
             self.positions = nn.Parameter(nn.init.normal_(table, std=0.02))
-        else:  # a constant, which moves with the module but is not trained and need not be saved
-            if positions == "sincos":
-                table[0, int(class_token) :] = sincos_positions(H // P, W // P, D)
+        else:
             self.register_buffer("positions", table, persistent=False)
+            self.fix_positions()
+            self.register_load_state_dict_post_hook(Embedding.fix_positions)
         self.dropout = nn.Dropout(dropout)
+
+    def fix_positions(self, *_: object) -> None:
+        """Make the fixed table: it moves with the module, and is neither trained nor saved.
+
+        So it is made again after loading a state dict.
+        """
+        H, W = self.image_shape[1:]
+        P, table = self.patches.P, torch.zeros(self.positions.shape)
+        if self.kind == "sincos":
+            patches = sincos_positions(H // P, W // P, table.shape[-1])
+            table[0, -len(patches) :] = patches
+        table = table.to(self.patches.projection.weight)
+        self.register_buffer("positions", table, persistent=False)
 
     def forward(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B T D"]:
         if images.shape[1:] != self.image_shape:
             got = tuple(images.shape[1:])
             raise ValueError(f"expected images of shape (C, H, W) = {self.image_shape}, got {got}")
         tokens = self.patches(images)
-        if self.class_token is not None:
-            tokens = torch.cat([self.class_token.expand(len(images), -1, -1), tokens], dim=1)
+        if self.class_token is not None:  # `len(images)` would be a constant in an exported model
+            tokens = torch.cat([self.class_token.expand(images.shape[0], -1, -1), tokens], dim=1)
         return self.dropout(tokens + self.positions)

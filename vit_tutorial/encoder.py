@@ -35,18 +35,13 @@ class EncoderBlock(nn.Module):
         self.mlp = MLP(D, mlp_size, dropout, gelu)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(
-        self, z: Float[Tensor, "B T D"], tokens: int | None = None
-    ) -> Float[Tensor, "B R D"]:
-        """All tokens (R = T), or only the first R = `tokens`, which still read all of z."""
-        x = self.norm1(z)
-        read = self.attention(x) if tokens is None else self.attention(x, tokens)
-        z = z[:, :tokens] + self.dropout(read)  # Equation 2
+    def forward(self, z: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+        z = z + self.dropout(self.attention(self.norm1(z)))  # Equation 2
         return z + self.dropout(self.mlp(self.norm2(z)))  # Equation 3
 
 
 class Encoder(nn.Module):
-    """L blocks and a last LayerNorm."""
+    """L blocks and a final LayerNorm (Equation 4), over all tokens."""
 
     def __init__(
         self, L: int, D: int, h: int, mlp_size: int, dropout: float = 0.0,
@@ -58,20 +53,13 @@ class Encoder(nn.Module):
         )
         self.norm = nn.LayerNorm(D, eps=epsilon)
 
-    def forward(
-        self, z: Float[Tensor, "B T D"], tokens: int | None = None
-    ) -> Float[Tensor, "B R D"]:
-        """All tokens (R = T), or only the first R = `tokens`, for less work.
-
-        After the last block no token is read by another: it leaves out those that nobody wants.
-        """
-        *blocks, last = self.blocks
-        for block in blocks:
+    def forward(self, z: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+        for block in self.blocks:
             z = block(z)
-        return self.norm(last(z) if tokens is None else last(z, tokens))
+        return self.norm(z)
 
     def attention_maps(self, z: Float[Tensor, "B T D"]) -> Float[Tensor, "B L h T T"]:
-        """The same walk as `forward`, keeping what every head of every block attends to."""
+        """The attention weights of every block and head, on the same path as `forward`."""
         maps = []
         for block in self.blocks:
             maps.append(block.attention.weights(block.norm1(z)))

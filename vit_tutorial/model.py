@@ -2,8 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -12,9 +11,6 @@ from torch import Tensor, nn
 from vit_tutorial.embedding import Embedding
 from vit_tutorial.encoder import Encoder
 from vit_tutorial.errors import unknown
-
-if TYPE_CHECKING:
-    from vit_tutorial.checkpoint import Preprocessing
 
 
 @dataclass(frozen=True)
@@ -56,35 +52,37 @@ class ViTConfig:
         return H // self.patch_size, W // self.patch_size
 
 
+CHOICES = {
+    "positions": ("learned", "sincos", "none"),
+    "pool": ("token", "mean"),
+    "gelu": ("exact", "tanh"),
+}
+
+
 def check_config(c: ViTConfig) -> None:
     """Raise ValueError, with both numbers, where two of a config's numbers do not fit together."""
-    for name in ("patch_size", "channels", "layers", "hidden_size", "mlp_size", "heads"):
-        if getattr(c, name) < 1:
-            raise ValueError(f"{name} must be at least 1, got {getattr(c, name)}")
-    if c.representation_size is not None and c.representation_size < 1:
-        raise ValueError(f"representation_size must be at least 1, got {c.representation_size}")
-    H, W = c.height_width
+    D, K, (H, W) = c.hidden_size, c.classes, c.height_width
+    sizes = ("patch_size", "channels", "layers", "hidden_size", "mlp_size", "heads")
+    for name in (*sizes, "representation_size"):
+        value = getattr(c, name)
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    for name, known in CHOICES.items():
+        if getattr(c, name) not in known:
+            raise unknown(name, getattr(c, name), known)
     if min(H, W) < 1 or H % c.patch_size or W % c.patch_size:
         raise ValueError(f"patch_size {c.patch_size} does not divide image_size {H} x {W}")
-    if c.hidden_size % c.heads:
-        raise ValueError(f"{c.heads} heads do not divide hidden_size {c.hidden_size}")
+    if D % c.heads:
+        raise ValueError(f"{c.heads} heads do not divide hidden_size {D}")
+    if c.positions == "sincos" and (D % 4 or D < 8):
+        raise ValueError(f"sincos needs hidden_size to be a multiple of 4 from 8 on, got {D}")
     if not 0 <= c.dropout < 1:
         raise ValueError(f"dropout must lie in [0, 1), got {c.dropout}")
-    if c.positions not in ("learned", "sincos", "none"):
-        raise unknown("positions", c.positions, ("learned", "sincos", "none"))
-    if c.positions == "sincos" and (c.hidden_size % 4 or c.hidden_size < 8):
-        raise ValueError(
-            f"sincos needs hidden_size to be a multiple of 4 from 8 on, got {c.hidden_size}"
-        )
-    if c.pool not in ("token", "mean"):
-        raise unknown("pool", c.pool, ("token", "mean"))
-    if c.gelu not in ("exact", "tanh"):
-        raise unknown("gelu", c.gelu, ("exact", "tanh"))
     if not 0 < c.epsilon < 1:
         raise ValueError(f"epsilon must lie between 0 and 1, got {c.epsilon}")
-    if c.classes < 0 or (not c.classes and c.representation_size):
+    if K < 0 or (not K and c.representation_size):
         raise ValueError(
-            f"classes={c.classes} with representation_size={c.representation_size}: "
+            f"classes={K} with representation_size={c.representation_size}: "
             "expected at least one class, or 0 and no representation"
         )
 
@@ -110,25 +108,13 @@ class VisionTransformer(nn.Module):
 
     def features(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D"]:
         """What the head reads: the class token after the last norm (Equation 4), or the mean."""
-        z = self.embedding(images)
-        if self.config.pool == "mean":
-            return self.encoder(z).mean(dim=1)
-        return self.encoder(z, tokens=1)[:, 0]  # nobody reads the others after the last block
+        z = self.encoder(self.embedding(images))
+        return z[:, 0] if self.config.pool == "token" else z.mean(dim=1)
 
     @torch.no_grad()
     def attention_maps(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B L h T T"]:
-        """What every head of every block attends to; costs nothing unless asked."""
+        """The attention weights of every block and head; computed only when asked for."""
         return self.encoder.attention_maps(self.embedding(images))
-
-    @classmethod
-    def from_checkpoint(cls, name: str | Path) -> "tuple[VisionTransformer, Preprocessing]":
-        """A model in eval mode and how its images are prepared, from a file or a name.
-
-        Names as "timm:...", "torchvision:..." and "hf:...": see `checkpoint.from_checkpoint`.
-        """
-        from vit_tutorial import checkpoint
-
-        return checkpoint.from_checkpoint(name)
 
 
 def make_head(c: ViTConfig) -> nn.Module:

@@ -41,5 +41,6 @@ def resample_positions(
         return positions
     prefix, grid = positions[:, :prefix_tokens], positions[:, prefix_tokens:]
     grid = rearrange(grid, "1 (rows cols) D -> 1 D rows cols", rows=rows)
-    grid = F.interpolate(grid, size=new_grid, mode="bicubic", antialias=True)
+    wide = grid.float() if grid.itemsize < 4 else grid  # bicubic knows no half precision
+    grid = F.interpolate(wide, size=new_grid, mode="bicubic", antialias=True).to(grid)
     return torch.cat([prefix, rearrange(grid, "1 D rows cols -> 1 (rows cols) D")], dim=1)

@@ -10,10 +10,10 @@ from torch.nn import functional as F
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2.functional import resize, rgb_to_grayscale
 
-from vit_tutorial.checkpoint import Preprocessing
-from vit_tutorial.data import Files, Split, batches, check_labels
+from vit_tutorial.data import Split, batches, check_labels
 from vit_tutorial.model import VisionTransformer
 from vit_tutorial.positions import resample_positions
+from vit_tutorial.weights.preprocessing import Preprocessing
 
 
 def transfer(
@@ -54,12 +54,8 @@ def adapt(split: Split, prepared: Preprocessing) -> Split:
     """
     images, C, size = split.images, len(prepared.mean), prepared.height_width
     mean, std = torch.tensor(prepared.mean), torch.tensor(prepared.std)
-    if isinstance(images, Files):  # still on disk: read as the model wants them
-        if C not in (1, 3):
-            raise ValueError(f"the model reads {C} channels, image files have 1 or 3")
-        mode = "L" if C == 1 else "RGB"
-        images = replace(images, mode=mode, height_width=size, resized=True)
-        return Split(images, split.labels, mean, std)
+    if not isinstance(images, Tensor):  # files: read as the model wants them
+        return replace(split, images=images.as_read(C, size), mean=mean, std=std)
     if (images.shape[1], C) == (3, 1):
         images = rgb_to_grayscale(images)
     elif images.shape[1] not in (1, C):
@@ -74,10 +70,10 @@ def features(model: VisionTransformer, split: Split, batch_size: int = 256) -> F
 
     Computed in eval mode; the model is left in the mode it was in.
     """
-    device, training = next(model.parameters()).device, model.training
+    weight, training = next(model.parameters()), model.training
     model.eval()
     with torch.no_grad():
-        epoch = batches(split, batch_size, None, device=device)
+        epoch = batches(split, batch_size, None, None, weight.device, weight.dtype)
         parts = [model.features(images).cpu() for images, _ in epoch]
     model.train(training)
     return torch.cat(parts)

@@ -8,6 +8,7 @@
 5. Buttons that lead to the repository are left out as long as it has no public address.
 6. The reference lists every `forward`, for the shapes in its signature.
 7. Scripts that sphinx-thebe 0.3 adds twice, with an error in every browser, are dropped.
+8. The tables of the page "Measured" are made from the records.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ import re
 import shutil
 from pathlib import Path
 from typing import Any
+
+import measured
 
 PLACEHOLDER = "OWNER/REPO"
 TAG = "map:"
@@ -52,7 +55,7 @@ def map_markdown(piece: str, alt: str, caption: str) -> str:
 
 def draw_maps(app: Any) -> None:
     """Draw every picture of the model that the book shows, unless it is newer than its code."""
-    from vit_tutorial import model_map
+    from vit_tutorial.figures import model_map
 
     book = Path(app.srcdir) / "book"
     code = Path(model_map.__file__)
@@ -94,6 +97,14 @@ def show_maps(app: Any, docname: str, source: list[str]) -> None:
                 image = cell["metadata"].setdefault("mystnb", {}).setdefault("image", {})
                 image.setdefault("width", f"{png_width(output['data']['image/png']) // 2}px")
     source[0] = json.dumps(notebook)
+
+
+def show_records(app: Any, docname: str, source: list[str]) -> None:
+    """Put tables and numbers from the records in the place of their names."""
+    if docname == "book/measured":
+        for path in (Path(measured.__file__), *Path(app.srcdir).glob(measured.RECORDS)):
+            app.env.note_dependency(str(path))  # a build after the first reads the page again
+        source[0] = measured.render(source[0])
 
 
 def png_width(encoded: str | list[str]) -> int:
@@ -151,6 +162,7 @@ def setup(app: Any) -> dict[str, Any]:
     app.connect("config-inited", configure, priority=10)
     app.connect("builder-inited", draw_maps)
     app.connect("source-read", show_maps)
+    app.connect("source-read", show_records)
     app.connect("autodoc-skip-member", keep_forward)
     app.connect("html-page-context", drop_scripts, priority=990)
     app.connect("build-finished", copy_mathjax)

@@ -1,0 +1,410 @@
+"""A folder of images is a data set whose splits hold every class, in memory or on disk."""
+
+import multiprocessing
+import os
+import re
+import signal
+import time
+from dataclasses import replace
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.testing import assert_close
+from torchvision.transforms import v2
+
+from vit_tutorial import data
+from vit_tutorial.data import Split, batches
+from vit_tutorial.lab import folders
+from vit_tutorial.lab.augment import random_photo
+from vit_tutorial.lab.folders import Files, FileSplit, load
+from vit_tutorial.transfer import adapt
+from vit_tutorial.weights.preprocessing import Preprocessing
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def draw(*shape):
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+def each_image(split):
+    return {image.numpy().tobytes() for image in split.images}
+
+
+def write_folder(root, classes=("cat", "dog"), count=6, mode="RGB", size=(6, 4)):
+    """A folder of pictures, each of one colour of its own."""
+    for label, name in enumerate(classes):
+        (root / name).mkdir(parents=True)
+        for i in range(count):
+            level = 100 * label + 10 * i
+            colour = level if mode == "L" else (level, 255 - level, i)
+            Image.new(mode, size, colour).save(root / name / f"{i}.png")
+    return f"folder:{root}"
+
+
+def splits(loaded):
+    return loaded.train, loaded.val, loaded.test
+
+
+def counts(loaded):
+    """How many images each split has of each class."""
+    return [s.labels.bincount(minlength=len(loaded.classes)).tolist() for s in splits(loaded)]
+
+
+# ---- which images are found
+
+
+def test_a_folder_of_class_folders_is_a_data_set(tmp_path):
+    loaded = load(write_folder(tmp_path))
+    assert loaded.classes == ["cat", "dog"]
+    assert loaded.train.images.shape[1:] == (3, 4, 6)  # (C H W)
+    assert [len(s) for s in (loaded.train, loaded.val, loaded.test)] == [8, 2, 2]
+    for part in (loaded.train, loaded.val, loaded.test):
+        for image, label in zip(part.images, part.labels, strict=True):
+            red, green, i = image[:, 0, 0].tolist()
+            assert red == 100 * label + 10 * i
+            assert green == 255 - red
+
+
+def test_grey_images_have_one_channel(tmp_path):
+    loaded = load(write_folder(tmp_path, mode="L"))
+    assert loaded.train.images.shape[1:] == (1, 4, 6)
+
+
+def test_grey_images_among_coloured_ones_are_made_colour(tmp_path):
+    write_folder(tmp_path)
+    Image.new("L", (6, 4), 77).save(tmp_path / "cat" / "grey.png")
+    loaded = load(f"folder:{tmp_path}")
+    everything = torch.cat([loaded.train.images, loaded.val.images, loaded.test.images])
+    assert (everything == 77).all(dim=1).all(dim=1).all(dim=1).sum() == 1
+
+
+def test_grey_levels_of_16_bits_are_scaled_not_cut_off(tmp_path):
+    write_folder(tmp_path, classes=("dark",), mode="L")
+    (tmp_path / "steep").mkdir()
+    for i in range(6):
+        steps = np.array([[0, 256, 30000, 65535]], dtype=np.uint16).repeat(4, axis=0)
+        Image.fromarray(steps).resize((6, 4), Image.Resampling.NEAREST).save(
+            tmp_path / "steep" / f"{i}.png"
+        )
+    loaded = load(f"folder:{tmp_path}")
+    steep = loaded.train.images[loaded.train.labels == 1]
+    assert sorted(set(steep.flatten().tolist())) == [0, 1, 117, 255]
+
+
+def test_train_and_test_folders_stay_apart(tmp_path):
+    write_folder(tmp_path / "train", count=12)
+    write_folder(tmp_path / "test", count=3, mode="L")
+    loaded = load(f"folder:{tmp_path}")
+    assert [len(s) for s in (loaded.train, loaded.val, loaded.test)] == [22, 2, 6]
+    levels = loaded.test.images[:, :, 0, 0].tolist()  # grey, in as many channels as the others
+    assert levels == [[v] * 3 for v in (0, 10, 20, 100, 110, 120)]
+    assert loaded.test.labels.tolist() == [0, 0, 0, 1, 1, 1]
+
+
+@pytest.mark.parametrize(("size", "shape"), [(8, (8, 8)), ((8, 12), (8, 12))])
+def test_images_of_many_sizes_are_brought_to_one(tmp_path, size, shape):
+    write_folder(tmp_path)
+    Image.new("RGB", (9, 9), (1, 2, 3)).save(tmp_path / "cat" / "odd.png")
+    assert load(f"folder:{tmp_path}", image_size=size).train.images.shape[-2:] == shape
+
+
+def test_images_of_many_sizes_are_refused_if_no_size_is_given(tmp_path):
+    write_folder(tmp_path)
+    Image.new("RGB", (9, 7)).save(tmp_path / "cat" / "odd.png")
+    with pytest.raises(ValueError, match=r"odd.png has \(9, 7\) pixels, the first .* \(6, 4\)"):
+        load(f"folder:{tmp_path}")
+
+
+@pytest.mark.parametrize("size", [0, (4, -1)])
+def test_images_without_pixels_are_refused(tmp_path, size):
+    with pytest.raises(ValueError, match=rf"at least 1, got {re.escape(str(size))}"):
+        load(write_folder(tmp_path), image_size=size)
+
+
+@pytest.mark.parametrize("size", [32, (32, 48)])
+def test_only_a_folders_images_can_be_resized(size):
+    with pytest.raises(ValueError, match=r"image_size=.*32.* is for folders; digits"):
+        load("digits", image_size=size)
+
+
+def test_other_names_are_those_of_the_lessons_data_sets():
+    ours, theirs = load("digits", seed=3), data.load("digits", seed=3)
+    assert torch.equal(ours.val.images, theirs.val.images)
+    for options in ({}, {"image_size": 8}):
+        with pytest.raises(
+            ValueError, match="unknown data set 'folder'; did you mean 'folder:PATH"
+        ):
+            load("folder", **options)
+
+
+def test_images_are_resized_as_by_torchvision(tmp_path):
+    pixels = draw(50, 40, 3)
+    for i in range(3):
+        (tmp_path / "a").mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(tmp_path / "a" / f"{i}.png")
+    bicubic = v2.InterpolationMode.BICUBIC
+    expected = v2.functional.resize(Image.fromarray(pixels), [20, 30], bicubic)
+    for split in splits(load(f"folder:{tmp_path}", image_size=(20, 30))):
+        assert torch.equal(split.images[0], v2.functional.pil_to_tensor(expected))
+
+
+def test_hidden_folders_are_no_classes(tmp_path):
+    name = write_folder(tmp_path)
+    (tmp_path / ".ipynb_checkpoints").mkdir()
+    assert load(name).classes == ["cat", "dog"]
+
+
+def test_files_that_are_no_images_are_passed_over(tmp_path):
+    name = write_folder(tmp_path)
+    (tmp_path / "cat" / "notes.txt").write_text("hello")
+    assert sum(len(s) for s in (load(name).train, load(name).val, load(name).test)) == 12
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"no such folder: .*nowhere"):
+        load(f"folder:{tmp_path / 'nowhere'}")
+
+
+def test_an_empty_folder_is_named(tmp_path):
+    with pytest.raises(ValueError, match=f"{tmp_path} is empty"):
+        load(f"folder:{tmp_path}")
+
+
+def test_a_class_without_images_is_named(tmp_path):
+    write_folder(tmp_path)
+    (tmp_path / "emu").mkdir()
+    with pytest.raises(ValueError, match=r"no images in .*emu"):
+        load(f"folder:{tmp_path}")
+
+
+@pytest.mark.parametrize("content", [b"", b"no picture", None])
+def test_an_unreadable_image_is_named(tmp_path, content):
+    write_folder(tmp_path)
+    image = tmp_path / "dog" / "3.png"
+    image.write_bytes(image.read_bytes()[:40] if content is None else content)
+    with pytest.raises(ValueError, match=r"cannot read the image .*dog.3\.png"):
+        load(f"folder:{tmp_path}")
+
+
+def test_train_and_test_of_other_classes_are_refused(tmp_path):
+    write_folder(tmp_path / "train")
+    write_folder(tmp_path / "test", classes=("cat", "emu"))
+    with pytest.raises(ValueError, match=r"train and .*test do not hold the same classes"):
+        load(f"folder:{tmp_path}")
+
+
+# ---- the splits
+
+
+def test_the_seed_draws_the_test_images_of_a_folder(tmp_path):
+    name = write_folder(tmp_path, count=20)
+    assert torch.equal(load(name, seed=1).test.images, load(name, seed=1).test.images)
+    assert not torch.equal(load(name, seed=1).test.images, load(name, seed=2).test.images)
+    loaded = load(name)
+    parts = [each_image(part) for part in (loaded.train, loaded.val, loaded.test)]
+    assert len(parts[0] | parts[1] | parts[2]) == sum(map(len, parts)) == 40
+
+
+def write_classes(root, **sizes):
+    """A folder of 1 x 1 pictures: a class with so many images for each name."""
+    for name, size in sizes.items():
+        (root / name).mkdir(parents=True)
+        for i in range(size):
+            Image.new("RGB", (1, 1), (i, len(name), ord(name[0]))).save(root / name / f"{i:03}.png")
+    return f"folder:{root}"
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_every_split_has_images_of_a_rare_class(tmp_path, seed):
+    name = write_classes(tmp_path, common=60, rare=4)
+    assert counts(load(name, seed=seed)) == [[44, 2], [4, 1], [12, 1]]
+
+
+def test_a_fifth_of_each_class_is_for_testing_and_a_twelfth_of_the_rest_for_validation(tmp_path):
+    sizes = [3, 4, 7, 12, 13, 60, 75, 100]
+    loaded = load(write_classes(tmp_path, **{f"{size:03}": size for size in sizes}))
+    train, val, test = counts(loaded)
+    assert [sum(of) for of in zip(train, val, test, strict=True)] == sizes
+    assert test == [1, 1, 1, 2, 3, 12, 15, 20]
+    assert val == [1, 1, 1, 1, 1, 4, 5, 7]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_beside_a_test_folder_validation_has_a_twelfth_of_each_class(tmp_path, seed):
+    write_classes(tmp_path / "train", common=60, rare=2)
+    write_classes(tmp_path / "test", common=1, rare=3)
+    assert counts(load(f"folder:{tmp_path}", seed=seed)) == [[55, 1], [5, 1], [1, 3]]
+
+
+def test_the_training_images_are_in_random_order(tmp_path):
+    labels = load(write_classes(tmp_path, a=100, b=100)).train.labels
+    assert 40 < labels.diff().abs().sum() < 110  # changes of class from one image to the next
+
+
+def test_the_same_seed_splits_alike_and_another_differently(tmp_path):
+    name = write_classes(tmp_path, a=30, b=10)
+    first, again, other = (splits(load(name, seed=seed)) for seed in (1, 1, 2))
+    for one, same, another in zip(first, again, other, strict=True):
+        assert torch.equal(one.images, same.images)
+        assert torch.equal(one.labels, same.labels)
+        assert each_image(one) != each_image(another)
+
+
+def test_splitting_leaves_the_callers_random_numbers_alone(tmp_path):
+    before = torch.get_rng_state()
+    load(write_classes(tmp_path, a=9, b=3))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("halves", [False, True])
+def test_a_class_with_too_few_images_for_every_split_is_named(tmp_path, halves):
+    least = 2 if halves else 3
+    if halves:
+        write_classes(tmp_path / "test", cat=1, dog=1)
+    write_classes(tmp_path / "train" if halves else tmp_path, cat=20, dog=least - 1)
+    message = rf"too few images in .*dog: {least - 1}, where each class needs at least {least}"
+    with pytest.raises(ValueError, match=message):
+        load(f"folder:{tmp_path}")
+
+
+# ---- a folder too large for memory
+
+
+@pytest.fixture
+def on_disk(monkeypatch):
+    """A function that loads a folder as if no image fitted into memory."""
+
+    def load_lazily(name, workers=0, **options):
+        monkeypatch.setattr(folders, "WORKERS", workers)
+        with monkeypatch.context() as patch:
+            patch.setattr(folders, "MEMORY", 0)
+            return load(name, **options)
+
+    return load_lazily
+
+
+@pytest.mark.parametrize("size", [None, (5, 9)])
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+@pytest.mark.parametrize("halves", [False, True])
+def test_images_left_on_disk_are_the_same_data_set(tmp_path, on_disk, halves, mode, size):
+    for root in (tmp_path / "train", tmp_path / "test") if halves else (tmp_path,):
+        write_folder(root, mode=mode, count=8)
+    held, left = (f(f"folder:{tmp_path}", image_size=size, seed=3) for f in (load, on_disk))
+    for one, other in zip((held.train, held.val, held.test), (left.train, left.val, left.test),
+                          strict=True):  # fmt: skip
+        assert type(one) is Split
+        assert isinstance(one.images, torch.Tensor)
+        assert isinstance(other, FileSplit)
+        assert isinstance(other.images, Files)
+        assert other.images.shape == one.images.shape
+        assert torch.equal(other.images[:], one.images)
+        assert torch.equal(other.labels, one.labels)
+        assert torch.equal(other.mean, one.mean)
+        assert torch.equal(other.std, one.std)
+    assert left.classes == held.classes
+
+
+def test_memory_is_measured_in_bytes(tmp_path, monkeypatch):
+    name = write_folder(tmp_path)
+    monkeypatch.setattr(folders, "MEMORY", 12 * 3 * 4 * 6)
+    assert isinstance(load(name).train.images, torch.Tensor)
+    monkeypatch.setattr(folders, "MEMORY", 12 * 3 * 4 * 6 - 1)
+    assert isinstance(load(name).train.images, Files)
+
+
+def test_the_processes_that_read_files_leave_signals_to_the_one_that_trains(tmp_path, on_disk):
+    folder = on_disk(write_folder(tmp_path, count=15), 2)
+    order = batches(folder.train, 2, None)
+    first = [next(order), next(order)]  # one from each: both have begun
+    readers = multiprocessing.active_children()
+    assert len(readers) == 2
+    for reader, number in product(readers, (signal.SIGINT, signal.SIGTERM)):
+        os.kill(reader.pid, number)
+    rest = [*first, *order]
+    assert torch.equal(torch.cat([labels for _, labels in rest]), folder.train.labels)
+
+
+def reading(begun):
+    folders.outlive_signals(0)
+    begun.set()
+    time.sleep(60)
+
+
+def test_a_process_that_reads_files_ends_some_time_after_sigterm(monkeypatch):
+    monkeypatch.setattr(folders, "GRACE", 1)
+    fork = multiprocessing.get_context("fork")
+    begun = fork.Event()
+    reader = fork.Process(target=reading, args=[begun])
+    reader.start()
+    assert begun.wait(60)
+    reader.terminate()  # as Python does when it ends
+    reader.join(timeout=50)
+    assert reader.exitcode == -signal.SIGALRM
+
+
+def test_files_are_indexed_as_the_tensor_of_their_bytes_is(tmp_path, on_disk):
+    name = write_folder(tmp_path)
+    held, left = load(name).train.images, on_disk(name).train.images
+    for rows in (0, -1, slice(4), slice(1, None, 3), torch.tensor([7, 2, 2]), held[:, 0, 0, 0] > 9):
+        assert torch.equal(left[rows], held[rows])
+    assert torch.equal(left.take(torch.tensor([5, 1]))[:], held[[5, 1]])
+    assert torch.equal(torch.stack(list(left)), held)
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_a_pass_is_the_same_for_any_number_of_workers(tmp_path, on_disk, workers):
+    name = write_folder(tmp_path, count=12)
+    held, left = load(name).train, on_disk(name, workers).train
+    before = torch.get_rng_state()
+    for drawn in (generator, lambda: None):
+        passes = (batches(split, 4, drawn(), random_photo) for split in (held, left))
+        for one, other in zip(*passes, strict=True):
+            assert torch.equal(one[0], other[0])
+            assert torch.equal(one[1], other[1])
+    assert torch.equal(torch.get_rng_state(), before)  # dropout's
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_file_that_breaks_during_training_is_named_in_one_line(tmp_path, on_disk, workers):
+    split = on_disk(write_folder(tmp_path), workers).train
+    split.images.paths[3].write_bytes(b"no picture")
+    message = rf"^cannot read the image {split.images.paths[3]}: [^\n]*$"
+    with pytest.raises(ValueError, match=message):
+        list(batches(split, 2, generator()))
+
+
+def test_a_file_of_another_size_is_named_when_it_is_read(tmp_path, on_disk):
+    split = on_disk(write_folder(tmp_path)).train
+    Image.new("RGB", (9, 7)).save(split.images.paths[3])
+    with pytest.raises(ValueError, match=rf"^{split.images.paths[3]} has \(9, 7\) pixels"):
+        split.images[:]
+
+
+def test_mean_and_std_of_files_are_those_of_the_first_training_images(
+    tmp_path, on_disk, monkeypatch
+):
+    monkeypatch.setattr(folders, "SAMPLE", 3)
+    loaded = on_disk(write_folder(tmp_path, count=20))
+    first = loaded.train.images[:3].double() / 255
+    for split in splits(loaded):
+        assert_close(split.mean.double(), first.mean(dim=(0, 2, 3)))
+        assert_close(split.std.double(), first.std(dim=(0, 2, 3), correction=0))
+
+
+def test_images_on_disk_are_adapted_to_a_model_as_those_in_memory(tmp_path, monkeypatch):
+    name, prepared = write_folder(tmp_path), Preprocessing((8, 8), (0.5,), (0.2,), ("cat", "dog"))
+    in_memory = adapt(load(name, image_size=8).train, prepared)
+    monkeypatch.setattr(folders, "MEMORY", 0)
+    on_disk = adapt(load(name).train, prepared)
+    assert isinstance(on_disk, FileSplit)
+    assert (on_disk.images.shape, on_disk.mean) == (in_memory.images.shape, in_memory.mean)
+    difference = on_disk.images[:].int() - in_memory.images.int()  # grey first, or size first
+    assert difference.abs().max() <= 1
+    with pytest.raises(ValueError, match="the model reads 2 channels, image files have 1 or 3"):
+        adapt(on_disk, replace(prepared, mean=(0.5, 0.5), std=(0.2, 0.2)))

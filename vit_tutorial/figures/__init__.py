@@ -1,0 +1,1 @@
+"""Figures: colours, plots and the picture of the model."""

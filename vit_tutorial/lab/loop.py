@@ -1,0 +1,250 @@
+"""The laboratory's training loop: `vit_tutorial.train.train` for long, large and resumed runs.
+
+With the lesson's settings it gives the lesson's history to the bit. Beyond them it stops and
+resumes exactly, runs on several processes, and knows bf16, micro-batches, Muon, an average of the
+weights, cutmix and the shortcut for the class token.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from dataclasses import asdict
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vit_tutorial.data import Data, batches, check_labels
+from vit_tutorial.lab import distributed
+from vit_tutorial.lab.augment import AUGMENTATIONS, cutmix
+from vit_tutorial.lab.optim import make_optimizer, update_average
+from vit_tutorial.lab.recipes import Recipe
+from vit_tutorial.lab.resume import State, check_same
+from vit_tutorial.lab.shortcut import shortcut
+from vit_tutorial.train import Epoch, evaluate, number_of_logits, schedule, set_rate
+
+Batch = tuple[Float[Tensor, "B C H W"], Int[Tensor, " B"] | Float[Tensor, "B K"]]
+
+
+class Step(NamedTuple):
+    """What `on_step` is told after a step: its number from 1, of how many, and how it went.
+
+    Loss and accuracy are those of this process's share of the batch, before the update. They are
+    still on the device: reading them waits for it.
+    """
+
+    number: int
+    steps: int
+    loss: Float[Tensor, ""]
+    accuracy: Float[Tensor, ""]
+
+
+def train(
+    model: nn.Module, data: Data, recipe: Recipe, generator: torch.Generator
+) -> Iterator[Epoch]:
+    """As `vit_tutorial.train.train`, for every setting of a `Recipe`."""
+    return Training(model, data, recipe, generator).epochs()
+
+
+class Training:
+    """One training: what it changes, how far it is, and how it goes on.
+
+    Trains `model` in place, on the device it is on. `state` continues exactly where it was taken;
+    raises ValueError if it is of other settings or of another model, or if a label has no logit.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: Data,
+        recipe: Recipe,
+        generator: torch.Generator,
+        state: State | None = None,
+        compiled: bool = False,
+    ):
+        self.model, self.data, self.recipe, self.generator = model, data, recipe, generator
+        self.weight = next(model.parameters())
+        self.classes = number_of_logits(model, data.val)
+        check_labels(data.train.labels, self.classes)
+        self.average = deepcopy(model) if recipe.average else None
+        self.optimizer = make_optimizer(model, recipe)
+        network = shortcut(model) if recipe.shortcut else model
+        if compiled:
+            network.compile()
+        self.network = distributed.wrap(network)
+        self.epoch, self.step, self.seconds = 0, 0, 0.0
+        self.losses = self.weight.new_zeros(len(data.train) // recipe.batch_size)
+        self.shuffle = generator.get_state()
+        if state is not None:
+            check_same("the training", state.settings, self.settings())
+            self.restore(state)
+        self.last = state or self.snapshot()
+
+    def settings(self) -> dict[str, Any]:
+        """What has to be the same when a state is resumed."""
+        return asdict(self.recipe) | {"training_images": len(self.data.train)}
+
+    def epochs(self, on_step: Callable[[Step], None] | None = None) -> Iterator[Epoch]:
+        """Train to the end; yield a record after every epoch.
+
+        At a record, and at the end, the model holds the average of the weights if there is one.
+        Stop reading to stop early, or raise in `on_step`; `epochs()` then goes on from there.
+        Raises ValueError if the loss is no longer finite: the message names the step, and the
+        model is put back to where it was at the last record, or at the start.
+        """
+        while self.epoch < self.recipe.epochs:
+            if self.average is not None and not self.step:
+                self.model.load_state_dict(self.last.part("model"))
+            self.started = time.perf_counter() - self.seconds
+            self.finish_epoch(on_step)
+            losses = distributed.mean(self.losses)
+            self.check_finite(losses)
+            self.epoch, self.step, self.seconds = self.epoch + 1, 0, 0.0
+            done = self.snapshot()
+            if self.average is not None:
+                self.model.load_state_dict(self.average.state_dict())
+            val = evaluate(self.model, self.data.val)
+            self.check_finite(torch.tensor([val.loss]), self.epoch * len(self.losses))
+            self.last = done
+            seconds = time.perf_counter() - self.started
+            yield Epoch(self.epoch, losses.mean().item(), *val, seconds)
+
+    def finish_epoch(self, on_step: Callable[[Step], None] | None) -> None:
+        """Train to the end of the epoch, keeping the loss of every step."""
+        recipe, steps = self.recipe, self.recipe.epochs * len(self.losses)
+        self.model.train()
+        for batch in self.rest_of_epoch():
+            number = self.epoch * len(self.losses) + self.step + 1
+            distributed.own_dropout(self.generator.initial_seed(), number)
+            set_rate(self.optimizer, self.rate(number))
+            loss, accuracy = train_step(self.network, self.optimizer, batch, recipe)
+            self.losses[self.step] = loss
+            self.step += 1
+            if self.average is not None:
+                update_average(self.average, self.model, recipe.average, number)
+            if on_step is not None:
+                on_step(Step(number, steps, loss, accuracy))
+
+    def rate(self, number: int) -> float:
+        """The learning rate of a step, counted from 1."""
+        progress = (number - 0.5) / (self.recipe.epochs * len(self.losses))
+        return self.recipe.learning_rate * schedule(progress, self.recipe.warmup)
+
+    def rest_of_epoch(self) -> Iterator[Batch]:
+        """The batches of an epoch that are still to come, in the order that was drawn for it."""
+        recipe, now = self.recipe, self.generator.get_state()
+        augment = partial(AUGMENTATIONS[recipe.augmentation], strength=recipe.augment)
+        self.shuffle = self.shuffle if self.step else now
+        self.generator.set_state(self.shuffle)
+        epoch = batches(
+            self.data.train, recipe.batch_size, self.generator, augment if recipe.augment else None,
+            self.weight.device, self.weight.dtype, start=self.step,
+        )  # fmt: skip
+        if self.step:
+            self.generator.set_state(now)
+        for images, labels in epoch:
+            if recipe.cutmix:
+                yield cutmix(images, labels, self.classes, self.generator, recipe.cutmix)
+            else:
+                yield images, labels
+
+    def check_finite(self, losses: Float[Tensor, " _"], first: int | None = None) -> None:
+        """Put the model back and raise ValueError if a loss is not finite.
+
+        `first` is the number of the first loss's step, without it the first step of the epoch.
+        """
+        wrong = (~losses.isfinite()).nonzero()
+        if not len(wrong):
+            return
+        start = self.epoch * len(self.losses) + 1 if first is None else first
+        number, loss = start + int(wrong[0]), losses[wrong[0]].item()
+        self.restore(self.last)
+        if self.average is not None and not self.last.step:
+            self.model.load_state_dict(self.average.state_dict())  # as at the record
+        place = f"epoch {self.epoch}" + (f" and {self.step} steps" if self.step else "")
+        raise ValueError(
+            f"the loss became {loss} at step {number} (learning rate {self.rate(number):.2g}); "
+            f"the model is back where {place} left it. Try a lower rate."
+        )
+
+    def state(self) -> State:
+        """A copy of everything that training changes, as it is now; on several processes for all.
+
+        Nothing is copied unless this is called.
+        """
+        return self.snapshot() if self.step else self.last
+
+    def snapshot(self) -> State:
+        """A new state."""
+        named: dict[str, dict[str, Tensor]] = {
+            f"optimizer.{i}": entry for i, entry in self.optimizer.state_dict()["state"].items()
+        }
+        named["model"] = self.model.state_dict()
+        named["average"] = {} if self.average is None else self.average.state_dict()
+        named["epoch"] = {
+            "losses": distributed.mean(self.losses.clone())
+            if self.step
+            else torch.zeros_like(self.losses),
+            "shuffle": self.shuffle if self.step else self.generator.get_state(),
+            "generator": self.generator.get_state(),
+            "dropout": random_numbers(self.weight.device).get_rng_state(),
+        }
+        tensors = {f"{a}.{b}": t.detach().clone() for a in named for b, t in named[a].items()}
+        seconds = time.perf_counter() - self.started if self.step else 0.0
+        return State(self.epoch, self.step, seconds, self.settings(), tensors)
+
+    def restore(self, state: State) -> None:
+        """Put everything back to where a state was taken."""
+        try:
+            self.model.load_state_dict(state.part("model"))
+            if self.average is not None:
+                self.average.load_state_dict(state.part("average"))
+        except RuntimeError as error:
+            raise ValueError(f"the state is of another model: {error}") from error
+        entries: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in state.part("optimizer").items():
+            i, _, kind = name.partition(".")
+            entries.setdefault(int(i), {})[kind] = tensor.clone()
+        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": entries})
+        self.epoch, self.step, self.seconds = state.epoch, state.step, state.seconds
+        self.losses.copy_(state.tensors["epoch.losses"])
+        self.shuffle = state.tensors["epoch.shuffle"]
+        self.generator.set_state(state.tensors["epoch.generator"])
+        source, dropout = random_numbers(self.weight.device), state.tensors["epoch.dropout"]
+        if len(source.get_rng_state()) == len(dropout):  # not after a move to another device
+            source.set_rng_state(dropout)
+
+
+def train_step(
+    model: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch, recipe: Recipe
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """Forward, backward, update; loss and accuracy on this process's share before the update.
+
+    The gradient is the mean over equal micro-batches and processes, so it is that of the whole
+    batch. Labels may be shares of the classes. Raises ValueError if processes and micro-batches do
+    not divide the batch. Nothing is read from the device.
+    """
+    optimizer.zero_grad()
+    scores = []
+    shares = [distributed.share(x, recipe.accumulate) for x in batch]
+    for i, (images, labels) in enumerate(zip(*shares, strict=True), start=1):
+        with distributed.meeting(model, i == recipe.accumulate):
+            with torch.autocast(images.device.type, torch.bfloat16, recipe.precision == "bf16"):
+                logits = model(images)
+            logits = logits.float() if recipe.precision == "bf16" else logits
+            loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
+            (loss / recipe.accumulate).backward()
+        hits = logits.argmax(dim=1) == (labels if labels.ndim == 1 else labels.argmax(dim=1))
+        scores.append(torch.stack([loss.detach(), hits.to(loss).mean()]))
+    nn.utils.clip_grad_norm_(model.parameters(), recipe.gradient_clip)
+    optimizer.step()
+    loss, accuracy = torch.stack(scores).mean(dim=0)
+    return loss, accuracy
+
+
+def random_numbers(device: torch.device) -> Any:
+    """Where PyTorch keeps the random state that dropout on a device draws from."""
+    return torch if device.type == "cpu" else getattr(torch, device.type)

@@ -1,0 +1,309 @@
+"""A training run in a folder: saved as it goes, resumed where it stopped, described at its end."""
+
+import argparse
+import hashlib
+import json
+import platform
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, redirect_stdout
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from tqdm import tqdm
+
+from vit_tutorial.data import Data
+from vit_tutorial.lab import distributed
+from vit_tutorial.lab.loop import Step, Training
+from vit_tutorial.lab.recipes import Recipe
+from vit_tutorial.lab.resume import State, check_same, fingerprint, load_state, save_state
+from vit_tutorial.model import VisionTransformer
+from vit_tutorial.train import default_device, predictions
+from vit_tutorial.weights import checkpoint
+from vit_tutorial.weights.preprocessing import preprocessing
+
+WRITTEN = ("state.safetensors", "model.safetensors", "metrics.jsonl", "card.json", "report.html")
+# options that may change when a run is resumed
+FREE = ("run", "given", "command", "out", "resume", "save_minutes", "device", "compile", "root")
+
+
+class Run(NamedTuple):
+    """What was asked for, and what is trained on what and how."""
+
+    args: argparse.Namespace
+    model: VisionTransformer
+    data: Data
+    recipe: Recipe
+
+    def described(self) -> dict[str, str]:
+        """Data and model in words."""
+        (model, data), (H, W) = self[1:3], self.model.config.height_width
+        rows, cols = model.config.grid
+        head = f"{self.args.weights} with a new head for " if "weights" in self.args else ""
+        return {
+            "Data": f"{data.name}: {len(data.train)} images to train on, {len(data.val)} to "
+            f"validate, {len(data.test)} to test",
+            "Model": f"{head}{len(data.classes)} classes, images of {H} x {W} pixels in {rows} x "
+            f"{cols} patches, {count(model):,} parameters, {trainable(model):,} of them trained",
+        }
+
+    def told(self) -> dict[str, dict[str, Any]]:
+        """The options, and all settings that have to be the same when the run is resumed."""
+        options = {name: value for name, value in vars(self.args).items() if name not in FREE}
+        settings = options | asdict(self.recipe) | asdict(self.model.config)
+        settings |= {"images": fingerprint(self.data)[:16], "names": self.data.classes}
+        found = {"options": options, "settings": settings}
+        return json.loads(json.dumps(found, default=str))  # as a state gives it back
+
+
+def fit(
+    args: argparse.Namespace,
+    make: Callable[[argparse.Namespace], Run],
+    show: Callable[[Run, torch.Tensor, list[dict[str, Any]]], None],
+    shown: tuple[str, ...],
+) -> None:
+    """Train what `make` gives, from the start or from the state in --out, and report on it.
+
+    Of several processes only the first prints and writes.
+    """
+    state, about = opened(args)
+    if not 0 <= args.seed < 2**63:
+        raise ValueError(f"--seed must lie in 0..{2**63 - 1}, got {args.seed}")
+    device = distributed.join(chosen_device(args.device))
+    with redirect_stdout(None) if distributed.rank() else nullcontext():
+        torch.manual_seed(args.seed)
+        with distributed.one_by_one():  # the first may have to fetch the images
+            run = make(args)
+        told = run.told()
+        check_same(str(args.out), about.get("settings", told["settings"]), told["settings"])
+        about |= told
+        names = ("model.safetensors", "metrics.jsonl", *shown, "card.json")
+        files = [args.out / name for name in names]
+        if state and state.epoch == run.recipe.epochs and all(file.exists() for file in files):
+            print(f"{args.out} is finished: {state.epoch} epochs, nothing to do")
+            return
+        print(*run.described().values(), f"on {device}", sep="\n")
+        run.model.to(device)
+        check_abilities(run, device)
+        history = follow(run, state, about)
+        if distributed.rank():
+            return
+        logits = predictions(run.model, run.data.test).cpu()
+        run.model.cpu()
+        show(run, logits, history)
+        right, M = int((logits.argmax(dim=1) == run.data.test.labels).sum()), len(logits)
+        write_card(run, history, right / M, device)
+        print(f"test accuracy {right / M:.2%} ({right} of {M} right)")
+        print(*(f"  {file}" for file in files), sep="\n")
+
+
+def opened(args: argparse.Namespace) -> tuple[State | None, dict[str, Any]]:
+    """Load the saved state; options missing on the command line are filled from it.
+
+    Raises ValueError if there is none, or if there is one without --resume.
+    """
+    file = args.out / "state.safetensors"
+    if not args.resume:
+        if file.exists() or (args.out / "model.safetensors").exists():
+            raise ValueError(f"{args.out} already holds a model: give another --out, or --resume")
+        return None, {"history": [], "command": args.command}
+    if not file.exists():
+        raise ValueError(f"{args.out} holds nothing to resume: start without --resume")
+    for name in WRITTEN:  # what a process left that was killed while it wrote
+        for left in args.out.glob(f".{name}.????????"):
+            left.unlink(missing_ok=True)
+    state, about = load_state(file)
+    if missing := {"command", "history", "options", "settings"} - set(about):
+        raise ValueError(f"{file} is not of a run like this one: it says no {sorted(missing)}")
+    kept = {name: value for name, value in about["options"].items() if name not in args.given}
+    vars(args).update(kept, command=about["command"])
+    return state, about
+
+
+def check_abilities(run: Run, device: torch.device) -> None:
+    """Raise ValueError if the device cannot compile or use bf16, before hours are spent."""
+    layer, x = torch.nn.Linear(8, 8, device=device), torch.zeros(8, 8, device=device)
+    what = ""
+    try:
+        if run.recipe.precision == "bf16":
+            what = "--precision bf16"
+            with torch.autocast(device.type, torch.bfloat16):
+                layer(x)
+            if device.type == "cuda" and not torch.cuda.is_bf16_supported(False):
+                raise RuntimeError("its arithmetic knows no bfloat16")
+        if run.args.compile:
+            what = "--compile"
+            torch.compile(layer)(x)
+    except Exception as error:  # compilers fail in many ways
+        raise ValueError(f"{device} cannot do {what} here: {in_a_line(error)}") from error
+
+
+def follow(run: Run, state: State | None, about: dict[str, Any]) -> list[dict[str, Any]]:
+    """Train under a progress bar; after every epoch save state, weights and a line of figures.
+
+    Ctrl-C, SIGTERM and the end of another process are reported together with how to go on.
+    """
+    args, model, data, recipe = run
+    history: list[dict[str, Any]] = about["history"]
+    first, file = distributed.rank() == 0, args.out / "state.safetensors"
+    if first:
+        write_metrics(args.out, history)  # if it cannot be written, it is said now
+    generator = torch.Generator().manual_seed(args.seed)
+    training = Training(model, data, recipe, generator, state, args.compile)
+    size, per_epoch, saved = recipe.batch_size, len(training.losses), time.monotonic()
+    bar = tqdm(
+        total=recipe.epochs * per_epoch * size, unit="img", unit_scale=True, disable=not first,
+        initial=(training.epoch * per_epoch + training.step) * size,
+    )  # fmt: skip
+
+    def keep() -> None:
+        nonlocal saved
+        state = training.state()
+        finite = all(t.isfinite().all() for t in state.tensors.values())  # or the next step says so
+        if first and finite:
+            save_state(file, state, about)
+        saved = time.monotonic()
+
+    def on_step(step: Step) -> None:
+        if bar.update(size):  # true where it draws: only then the device is waited for
+            shown = f"{step.loss.item():.3f}", f"{step.accuracy.item():.1%}"
+            bar.set_postfix(loss=shown[0], accuracy=shown[1], refresh=False)
+            if distributed.processes() == 1:
+                training.check_finite(training.losses[: training.step])
+        late = first and time.monotonic() - saved >= 60 * args.save_minutes
+        if distributed.agreed(bool(asked) or late, training.weight.device):
+            keep()
+            if distributed.agreed(bool(asked), training.weight.device):
+                raise KeyboardInterrupt(f"after step {step.number} of {step.steps}")
+
+    try:
+        with bar, asked_to_stop() as asked:
+            for epoch in training.epochs(on_step):
+                history.append(asdict(epoch))
+                keep()  # before the weights: a folder with weights can be resumed
+                if first:
+                    write_results(run, history)
+                    bar.write(
+                        f"epoch {epoch.number:3}: training loss {epoch.train_loss:.4f}, validation "
+                        f"loss {epoch.val_loss:.4f}, accuracy {epoch.val_accuracy:.2%}, "
+                        f"{epoch.seconds:.1f} s"
+                    )
+            if asked:  # after the last step
+                raise KeyboardInterrupt("before testing")
+    except (KeyboardInterrupt, RuntimeError) as stop:
+        again = f"; go on with: {args.command} --resume" if file.exists() else ""
+        if isinstance(stop, KeyboardInterrupt):
+            raise KeyboardInterrupt(f"{stop}{again}") from stop
+        if distributed.processes() == 1 and "DataLoader worker" not in str(stop):
+            raise
+        raise ValueError(f"process {distributed.rank()} cannot go on: {stop}{again}") from stop
+    if state is not None and state.epoch == recipe.epochs:  # all that is missing is the rest
+        model.load_state_dict(state.part("average") or state.part("model"))
+        if first:
+            write_results(run, history)
+    return history
+
+
+@contextmanager
+def asked_to_stop() -> Iterator[list[int]]:
+    """A list that Ctrl-C, or SIGTERM as clusters send it, makes true; a second Ctrl-C acts at once.
+
+    A second SIGTERM does not: launchers pass on what the cluster has sent to everyone already.
+    """
+    asked: list[int] = []
+
+    def note(number: int, frame: Any) -> None:
+        asked.append(number)
+        if number == signal.SIGINT:
+            signal.signal(number, usual[signal.SIGINT])
+
+    usual = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in usual.items():
+            signal.signal(number, handler)
+
+
+def write_metrics(out: Path, history: list[dict[str, Any]]) -> None:
+    """One line for every epoch."""
+    lines = "".join(json.dumps(figures) + "\n" for figures in history)
+    checkpoint.write(out / "metrics.jsonl", lines.encode())
+
+
+def write_results(run: Run, history: list[dict[str, Any]]) -> None:
+    """The weights, for use, and the figures of all epochs."""
+    checkpoint.save(
+        run.args.out / "model.safetensors", run.model, data=run.data.name, seed=run.args.seed,
+        epoch=len(history), preprocessing=preprocessing(run.data), history=history,
+    )  # fmt: skip
+    write_metrics(run.args.out, history)
+
+
+def write_card(
+    run: Run, history: list[dict[str, Any]], accuracy: float, device: torch.device
+) -> None:
+    """Everything that a figure of this run has to be quoted with."""
+    args, model, data, recipe = run
+    record = {
+        "command": args.command,
+        **({"weights": args.weights} if "weights" in args else {}),
+        "seed": args.seed,
+        "data": data.name,
+        "config": asdict(model.config),
+        "training": asdict(recipe),
+        "parameters": count(model),
+        "trained_parameters": trainable(model),
+        "seconds": round(sum(epoch["seconds"] for epoch in history), 1),
+        "validation_accuracy": history[-1]["val_accuracy"],
+        "test_accuracy": accuracy,
+        "test_images": len(data.test),
+        "history": history,
+        **machine(device),
+        "sha256": hashlib.sha256((args.out / "model.safetensors").read_bytes()).hexdigest(),
+    }
+    checkpoint.write(args.out / "card.json", (json.dumps(record, indent=1) + "\n").encode())
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """What a figure has to say about where it was measured."""
+    packages = ("vit-tutorial", "torch", "torchvision", "numpy")
+    return {
+        "versions": {"python": platform.python_version(), **{p: version(p) for p in packages}},
+        "machine": f"{platform.system()} {platform.machine()}, {device}",
+        "threads": torch.get_num_threads(),
+        "date": datetime.now(UTC).date().isoformat(),
+    }
+
+
+def chosen_device(name: str | None) -> torch.device:
+    """The device asked for, tried out, or the first there is; ValueError if it cannot be used."""
+    try:
+        device = torch.zeros(1, device=name).device if name else default_device()
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"cannot use the device {name!r}: {in_a_line(error)}") from error
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise ValueError(f"cannot use the device {name!r}: expected cpu, cuda or mps")
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)  # whose random numbers a state keeps
+    return device
+
+
+def in_a_line(error: Exception) -> str:
+    """The first line of what an error says, or its name if it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def count(module: torch.nn.Module) -> int:
+    """The number of parameters."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def trainable(module: torch.nn.Module) -> int:
+    """The number of those that training changes."""
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)

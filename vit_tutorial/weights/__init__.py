@@ -1,0 +1,1 @@
+"""Weights on disk and from others: our files, their layouts, and how they are fetched."""
