@@ -12,12 +12,13 @@ PORT ?= 8000
 JOBS ?= 2
 BIN := .venv/bin
 INSTALLED := .venv/.installed
-# A step: its seconds are printed, the network is cut off, and no settings of the user are read.
+# A step prints its seconds. The network is cut off, and the user's settings are not read.
 STEP = TIMEFORMAT='== $@: %0R s'; time PYTHONPATH="$(CURDIR)/tools/no_network" \
-	JUPYTER_PLATFORM_DIRS=1 OMP_NUM_THREADS=1 PYTHONHASHSEED=0
+	JUPYTER_PLATFORM_DIRS=1 IPYTHONDIR="$(CURDIR)/_build/ipython" MATPLOTLIBRC=/dev/null \
+	OMP_NUM_THREADS=1 PYTHONHASHSEED=0
 RUN = @$(STEP) $(BIN)/python
-NBVAL := -p tools.twice -p no:cacheprovider --nbval-lax --nbval-current-env --nbval-cell-timeout=300 \
-	--nbval-sanitize-with=tools/nbval_sanitize.cfg
+NBVAL := -p tools.twice -p no:cacheprovider --nbval-lax --nbval-current-env \
+	--nbval-cell-timeout=300 --nbval-sanitize-with=tools/nbval_sanitize.cfg
 
 .PHONY: help install lint unit notebooks book pages test quick serve outputs colab clean
 

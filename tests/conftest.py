@@ -21,6 +21,7 @@ REAL_DATA = os.environ.setdefault("VIT_TUTORIAL_REAL", os.environ.get("VIT_TUTOR
 EMPTY = tempfile.TemporaryDirectory(prefix="vit-tutorial-")
 os.environ["VIT_TUTORIAL_DATA"] = EMPTY.name
 os.environ["VIT_TUTORIAL_BUDGET"] = "quick"
+os.environ["MATPLOTLIBRC"] = os.devnull  # a figure has the package's settings, not the user's
 
 from jaxtyping import install_import_hook  # noqa: E402
 
