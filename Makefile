@@ -10,6 +10,8 @@ TORCH_INDEX ?=
 PORT ?= 8000
 # Tests and notebooks run in so many processes, each with one thread.
 JOBS ?= 2
+# Not empty: count the lines of the package that the tests reach, which takes half as long again.
+COVERAGE ?= $(CI)
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 # A step prints its seconds. The network is cut off, and the user's settings are not read.
@@ -39,8 +41,9 @@ lint: $(INSTALLED)  ## faults seen without running: ruff, mypy, and whether book
 	$(RUN) -m mypy
 	$(RUN) tools/sync_book.py
 
-unit: $(INSTALLED)  ## the tests, with the lines of the package that they reach
-	$(RUN) -m pytest -n $(JOBS) --dist loadfile --cov --cov-report=term --durations=10
+unit: $(INSTALLED)  ## the tests; with COVERAGE=1, and in CI, also the lines that they reach
+	$(RUN) -m pytest -n $(JOBS) --dist loadfile --durations=10 \
+		$(if $(COVERAGE),--cov --cov-report=term)
 
 quick: $(INSTALLED)  ## the tests without the long ones
 	$(RUN) -m pytest -n $(JOBS) --dist loadfile -m 'not long' --durations=10

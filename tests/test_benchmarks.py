@@ -149,6 +149,7 @@ def test_a_number_below_one_is_refused(monkeypatch, tmp_path, capsys):
 # ---- what the studies train
 
 
+@pytest.mark.long
 def test_the_ablations_loop_with_nothing_changed_is_the_lessons(digits):
     torch.manual_seed(3)
     model = VisionTransformer(model_config(digits, PRESETS["digits"].model))

@@ -66,7 +66,9 @@ def modules() -> dict[str, set[str]]:
 
 
 PACKAGE = modules()
-ON_THE_PATH = [f"{m}.{n}" for m in dict.fromkeys(k.split(".")[0] for k in HOME) for n in PACKAGE[m]]
+ON_THE_PATH = [
+    f"{m}.{n}" for m in dict.fromkeys(k.split(".")[0] for k in HOME) for n in sorted(PACKAGE[m])
+]
 
 
 def home(name: str) -> str:

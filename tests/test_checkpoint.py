@@ -95,6 +95,7 @@ def compiled_inside(model):
     return model
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "wrap",
     [

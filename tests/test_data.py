@@ -233,9 +233,7 @@ def test_an_unknown_data_set_is_refused_with_the_nearest_names(name, nearest):
 
 
 def test_a_folder_of_images_is_left_to_the_laboratory(tmp_path):
-    with pytest.raises(
-        ValueError, match=r"folder:.* is read by load of vit_tutorial\.lab\.folders"
-    ):
+    with pytest.raises(ValueError, match=r"for folder:.* use vit_tutorial\.lab\.folders\.load"):
         load(f"folder:{tmp_path}")
 
 

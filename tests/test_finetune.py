@@ -116,7 +116,7 @@ def test_the_weights_on_disk_have_the_accuracy_on_the_card(run, photos):
     assert prepared.classes == tuple(sorted(COLOURS))
     assert prepared.mean == pytest.approx((0.4,) * 3)  # the old model's, not the folder's
     arguments = ["finetune", "--data", f"folder:{photos}", "--weights", weights, "--seed", "2"]
-    data = cli.tuned(cli.parser().parse_args(arguments)).data
+    data = cli.finetune_run(cli.parser().parse_args(arguments)).data
     card = json.loads((out / "card.json").read_text())
     assert train.evaluate(model, data.test).accuracy == card["test_accuracy"]
 
@@ -136,6 +136,7 @@ def test_the_same_seed_gives_the_same_history(run, photos, tmp_path):
     assert one == again
 
 
+@pytest.mark.long
 def test_a_stopped_finetuning_goes_on_and_ends_with_the_same_figures(
     run, photos, tmp_path, monkeypatch
 ):
@@ -384,7 +385,7 @@ def test_a_page_of_a_grey_model_shows_its_images_too(photos, tmp_path, monkeypat
     monkeypatch.setattr(reports, "WORST", 2)
     weights = pretrained(tmp_path / "old.safetensors", channels=1)
     arguments = ["finetune", "--data", f"folder:{photos}", "--weights", weights]
-    _, model, data, _ = cli.tuned(cli.parser().parse_args(arguments))
+    _, model, data, _ = cli.finetune_run(cli.parser().parse_args(arguments))
     wrong = torch.eye(3)[(data.test.labels + 1) % 3]
     epoch = dict(train_loss=1.0, val_loss=1.0, val_accuracy=0.5)
     page = Page(html_report(model, replace(data, name="grey"), wrong, [epoch], {}))

@@ -380,6 +380,7 @@ def test_a_config_cannot_be_changed_behind_its_model():
 # ---- the model in other hands
 
 
+@pytest.mark.long
 @each_pool
 @pytest.mark.parametrize("positions", ["learned", "sincos"])
 def test_an_exported_model_takes_batches_of_any_size(pool, positions):

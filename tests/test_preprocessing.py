@@ -54,7 +54,7 @@ def test_an_unreadable_image_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("size", [(30, 17), (17, 30), (61, 61)])
-@pytest.mark.parametrize("resize", [None, 13, 16, (14, 21)])
+@pytest.mark.parametrize("resize", [None, 5, 13, 16, (14, 21), (5, 5), (5, 11)])
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 def test_images_are_resized_and_cropped_as_torchvision_does(size, resize, interpolation):
     H, W = (8, 12)
@@ -64,6 +64,11 @@ def test_images_are_resized_and_cropped_as_torchvision_does(size, resize, interp
     steps = [v2.Resize(resize or (H, W), mode), v2.CenterCrop((H, W)), v2.PILToTensor()]
     expected = v2.Compose(steps)(Image.fromarray(noise))[None] / 255
     assert torch.equal(prepare.pixels(Image.fromarray(noise)), expected)
+
+
+def test_an_interpolation_that_nobody_knows_is_refused():
+    with pytest.raises(ValueError, match="unknown interpolation 'random'; did you mean"):
+        Preprocessing((8, 12), (0.0,), (1.0,), ("a",), interpolation="random")
 
 
 def test_the_size_and_mode_of_an_image_are_known_before_its_pixels_are_read(tmp_path):

@@ -352,6 +352,15 @@ def test_evaluation_drops_nothing_and_leaves_the_model_in_its_mode(mode):
     assert made.training is mode
 
 
+def test_evaluation_that_fails_leaves_the_model_in_its_mode():
+    made = model().train()
+    wide = Split(torch.zeros(2, 1, 8, 12, dtype=torch.uint8), torch.zeros(2).long(),
+                 torch.zeros(1), torch.ones(1))  # fmt: skip
+    with pytest.raises(ValueError, match="expected images"):
+        evaluate(made, wide)
+    assert made.training
+
+
 def test_predictions_come_in_the_order_of_the_images():
     made = model().eval()
     nn.init.normal_(made.head.weight)
@@ -400,12 +409,13 @@ def test_a_batch_larger_than_the_training_images_is_refused():
         (dict(batch_size=-1), "batch_size must be above 0, got -1"),
         (dict(learning_rate=0.0), "learning_rate must be above 0, got 0.0"),
         (dict(learning_rate=math.nan), "learning_rate must be above 0, got nan"),
+        (dict(augment=math.inf), "augment must be finite, got inf"),
         (dict(gradient_clip=0.0), "gradient_clip must be above 0, got 0.0"),
         (dict(warmup=1.0), r"warmup must lie in \[0, 1\), got 1.0"),
         (dict(warmup=-0.1), r"warmup must lie in \[0, 1\), got -0.1"),
         (dict(weight_decay=-0.1), "weight_decay must not be negative, got -0.1"),
         (dict(augment=-1.0), "augment must not be negative, got -1.0"),
-        (dict(learning_rate=math.inf), "learning_rate must be above 0, got inf"),
+        (dict(learning_rate=math.inf), "learning_rate must be finite, got inf"),
     ],
 )
 def test_a_recipe_that_makes_no_sense_is_refused(wrong, message):

@@ -208,6 +208,12 @@ def test_training_with_layer_decay_can_be_taken_up_again():
     assert (second.train_loss, second.val_loss) == (whole.train_loss, whole.val_loss)
 
 
+def test_features_of_a_model_in_half_precision_feed_any_estimator():
+    of = model().to(torch.bfloat16)
+    assert features(of, split(7)).dtype == torch.float32
+    assert 0 <= score(KNeighborsClassifier(1), of, split(9), split(7)) <= 1
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_a_model_in_half_precision_is_resized_as_in_float32(dtype):
     old = model().to(dtype)

@@ -52,9 +52,9 @@ KINDS: dict[str, dict[str, Any]] = {  # of options, by the letter that stands fo
     "OUT.png": {"type": Path}, "": {"action": "store_true"},
 }  # fmt: skip
 OPTIONS = {  # the value, and what --help says
-    "data": ("NAME", f"{', '.join(NAMES)} or folder:PATH"),
+    "data": ("NAME", f"{', '.join(NAMES)} or folder:PATH (train: mnist, else digits)"),
     "root": ("DIR", "where downloaded data sets lie"),
-    "image-size": ("N", "pixels: resize a folder's images, or what the model takes"),
+    "image-size": ("N", "pixels of the images (default: as they are; the model's; info: 224)"),
     "weights": ("FILE", 'a file that "train" wrote, or a shipped model'),
     "preset": ("NAME", f"start from one of {', '.join(PRESETS)}"),
     "patch-size": ("N", "P"),
@@ -66,8 +66,8 @@ OPTIONS = {  # the value, and what --help says
     "positions": ("NAME", "learned, sincos or none"),
     "pool": ("NAME", "token or mean"),
     "epochs": ("N", "passes over the training images"),
-    "batch-size": ("N", "images a step"),
-    "learning-rate": ("X", "at its peak"),
+    "batch-size": ("N", "images a step (finetune: an eighth of all, at most 128)"),
+    "learning-rate": ("X", "at its peak (finetune: 0.001, with --frozen 0.01)"),
     "weight-decay": ("X", "of the matrices"),
     "warmup": ("X", "share of all steps"),
     "gradient-clip": ("X", "largest norm of all gradients together"),
@@ -109,6 +109,8 @@ def main(arguments: list[str] | None = None) -> int:
     args = parser().parse_args(arguments)
     args.command = shlex.join(["vit-tutorial", *arguments])
     flags = {word.partition("=")[0] for word in arguments}
+    for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show is escaped
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     args.given = [name for name in vars(args) if f"--{name.replace('_', '-')}" in flags]
     try:
         args.run(args)
@@ -123,10 +125,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 class Help(argparse.RawDescriptionHelpFormatter):
-    """Help that leaves the examples as they are and tells the defaults."""
+    """Keeps the line breaks of the examples and prints defaults."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        told = action.default in (None, False, argparse.SUPPRESS)
+        told = action.default in (None, argparse.SUPPRESS) or action.default is False
         return action.help if told else f"{action.help} (default: %(default)s)"
 
 
@@ -155,7 +157,12 @@ def parser() -> argparse.ArgumentParser:
         return sub
 
     about = "Train a model and keep it, with curves and a picture."
-    groups = {"data": f"{DATA} preset", "the model": MODEL, "the recipe": RECIPE, "the run": RUN}
+    groups = {
+        "data": f"{DATA} preset",
+        "the model (default: the preset's)": MODEL,
+        "the recipe (default: the preset's)": RECIPE,
+        "the run": RUN,
+    }
     sub = command("train", run_train, about, groups)
     sub.set_defaults(seed=0, save_minutes=5.0)
     about = "Put a trained model to work on your own images."
@@ -186,10 +193,10 @@ def run_train(args: argparse.Namespace) -> None:
         args.data = made_for if made_for in NAMES else default_dataset()
     name = (args.data or "").replace(":", "-").replace("/", "-")
     args.out = args.out or Path("runs") / f"{name}-seed{args.seed}"
-    fit(args, made, draw_pictures, ("curves.png", "attention.png"))
+    fit(args, new_run, draw_pictures, ("curves.png", "attention.png"))
 
 
-def made(args: argparse.Namespace) -> Run:
+def new_run(args: argparse.Namespace) -> Run:
     """A new model for the data."""
     data = load(args.data, args.root, args.seed, args.image_size)
     config, recipe = configure(args, data)
@@ -207,10 +214,12 @@ def configure(args: argparse.Namespace, data: Data) -> tuple[ViTConfig, Recipe]:
         shape["patch_size"] = min(divisors, key=lambda P: abs(P - side / 8))
     names = (*shape, "dropout", "positions", "pool")
     shape |= {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    return model_config(data, shape), replace(preset.training, **asked(args, preset.training))
+    return model_config(data, shape), replace(
+        preset.training, **recipe_options(args, preset.training)
+    )
 
 
-def asked(args: argparse.Namespace, recipe: Recipe) -> dict[str, Any]:
+def recipe_options(args: argparse.Namespace, recipe: Recipe) -> dict[str, Any]:
     """The parts of a recipe that an option names."""
     options = {name: getattr(args, name, None) for name in asdict(recipe)}
     return {name: value for name, value in options.items() if value is not None}
@@ -238,12 +247,13 @@ def run_finetune(args: argparse.Namespace) -> None:
         raise ValueError("--layer-decay has no meaning with --frozen: only the head is trained")
     name = Path((args.data or "").removeprefix("folder:")).resolve().name
     args.out = args.out or Path("runs") / f"finetune-{name}-seed{args.seed}"
-    fit(args, tuned, write_report, ("report.html",))
+    fit(args, finetune_run, write_report, ("report.html",))
 
 
-def tuned(args: argparse.Namespace) -> Run:
+def finetune_run(args: argparse.Namespace) -> Run:
     """A trained model with its new head, and the images as it reads them."""
     old, preparation = from_checkpoint(args.weights)
+    old = old.float()  # half precision is for answers, not for training
     size = old.config.image_size if args.image_size is None else args.image_size
     config = replace(old.config, image_size=size)  # a wrong size is said before images are read
     folder = args.data.startswith("folder:")
@@ -263,7 +273,9 @@ def finetune_recipe(args: argparse.Namespace, images: int) -> Recipe:
         raise ValueError(f"--batch-size {args.batch_size} is more than the {images} images")
     size, rate = max(1, min(128, images // 8)), 0.01 if args.frozen else 0.001
     recipe = replace(PLAIN, batch_size=size, learning_rate=rate)
-    return replace(recipe, **asked(args, recipe) | ({"layer_decay": 1.0} if args.frozen else {}))
+    return replace(
+        recipe, **recipe_options(args, recipe) | ({"layer_decay": 1.0} if args.frozen else {})
+    )
 
 
 def write_report(run: Run, logits: torch.Tensor, history: list[dict[str, Any]]) -> None:
@@ -291,7 +303,9 @@ def run_evaluate(args: argparse.Namespace) -> None:
             f"{args.weights} knows the classes {brief(preparation.classes)}, "
             f"{data.name} has {brief(data.classes)}"
         )
-    loss, accuracy = evaluate(model.to(default_device()), split)
+    device = default_device()
+    model = model.float() if device.type == "mps" else model  # which knows no float64
+    loss, accuracy = evaluate(model.to(device), split)
     wrong = round((1 - accuracy) * len(split))
     print(
         f"{data.name}, {args.split}: accuracy {accuracy:.2%} ({wrong} of {len(split)} wrong), "

@@ -6,7 +6,7 @@ import math
 import os
 import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +81,7 @@ def load(name: str, root: str | Path | None = None, seed: int = 0) -> Data:
     can neither be found nor fetched. (Folders of images: `vit_tutorial.lab.folders.load`.)
     """
     if name.startswith("folder:"):
-        raise ValueError(f"{name} is read by load of vit_tutorial.lab.folders")
+        raise ValueError(f"for {name} use vit_tutorial.lab.folders.load")
     if name not in NAMES:
         raise unknown("data set", name, [*NAMES, "folder:PATH"])
     if name == "digits":  # the last fifth was written by other people than most of the rest
@@ -179,7 +179,7 @@ def split_off_validation(
     """Keep a twelfth of the training images (5,000 of MNIST's 60,000) for validation, by seed."""
     (images, labels), M = train, len(train[1])
     order = torch.randperm(M, generator=torch.Generator().manual_seed(seed))
-    val, rest = order[: M // 12], order[M // 12 :]
+    val, rest = order[: max(1, M // 12)], order[max(1, M // 12) :]
     pixels = pixel_statistics(images[rows] for rows in rest.split(100))
     left, held_out = (Split(images[rows], labels[rows], *pixels) for rows in (rest, val))
     return Data(name, left, held_out, Split(*test, *pixels), classes)
@@ -224,12 +224,18 @@ def batches(
             raise ValueError(f"{M} images do not fill a batch of {batch_size}")
     parts = order[:end].split(batch_size)[start:]
 
+    split = replace(split, mean=split.mean.to(device), std=split.std.to(device))  # once
+
     def prepared() -> Iterator[tuple[Tensor, Tensor]]:
         for rows, pixels in zip(parts, split.read(parts), strict=True):
-            images = pixels.to(device).to(torch.promote_types(dtype, torch.float32)) / 255
+            images = pixels.to(device, non_blocking=True)
+            images = images.to(torch.promote_types(dtype, torch.float32)) / 255
             if augment is not None and generator is not None:
                 images = augment(images, generator)
-            yield split.normalise(images).to(dtype), split.labels[rows].to(device)
+            yield (
+                split.normalise(images).to(dtype),
+                split.labels[rows].to(device, non_blocking=True),
+            )
 
     return prepared()
 
@@ -267,4 +273,5 @@ def affine_places(
     """
     H, W = images.shape[2:]
     stretch = torch.tensor([[1, H / W, 1], [W / H, 1, 1]])  # grid_sample's sides are both 2 long
-    return F.affine_grid((matrices * stretch).to(images), list(images.shape), align_corners=False)
+    matrices = (matrices * stretch).to(images, non_blocking=True)
+    return F.affine_grid(matrices, list(images.shape), align_corners=False)

@@ -29,11 +29,14 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "learning_rate", "gradient_clip"):
-            if not 0 < getattr(self, name) < math.inf:
+            if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
         for name in ("weight_decay", "augment"):
-            if not 0 <= getattr(self, name) < math.inf:
+            if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        for name, value in vars(self).items():
+            if value == math.inf and name != "gradient_clip":  # without a limit nothing is clipped
+                raise ValueError(f"{name} must be finite, got inf")
         if not 0 <= self.warmup < 1:
             raise ValueError(f"warmup must lie in [0, 1), got {self.warmup}")
 
@@ -138,11 +141,12 @@ def predictions(model: nn.Module, split: Split, batch_size: int = 1000) -> Float
     """
     weight, training = next(model.parameters()), model.training
     size = min(batch_size, 2**22 // math.prod(split.images.shape[2:]) or 1)
-    model.eval()
     epoch = batches(split, size, None, None, weight.device, weight.dtype)
-    logits = torch.cat([model(images) for images, _ in epoch])
-    model.train(training)
-    return logits
+    try:
+        model.eval()
+        return torch.cat([model(images) for images, _ in epoch])
+    finally:
+        model.train(training)
 
 
 def evaluate(model: nn.Module, split: Split, batch_size: int = 1000) -> Metrics:

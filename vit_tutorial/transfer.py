@@ -71,12 +71,14 @@ def features(model: VisionTransformer, split: Split, batch_size: int = 256) -> F
     Computed in eval mode; the model is left in the mode it was in.
     """
     weight, training = next(model.parameters()), model.training
-    model.eval()
-    with torch.no_grad():
-        epoch = batches(split, batch_size, None, None, weight.device, weight.dtype)
-        parts = [model.features(images).cpu() for images, _ in epoch]
-    model.train(training)
-    return torch.cat(parts)
+    epoch = batches(split, batch_size, None, None, weight.device, weight.dtype)
+    try:
+        model.eval()
+        with torch.no_grad():
+            found = torch.cat([model.features(images).cpu() for images, _ in epoch])
+    finally:
+        model.train(training)
+    return found.float() if found.itemsize < 4 else found
 
 
 def few_shot(split: Split, per_class: int, generator: torch.Generator) -> Split:

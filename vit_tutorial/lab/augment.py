@@ -29,7 +29,10 @@ def random_elastic(
     shares = torch.tensor([short / W, short / H]).view(2, 1, 1)  # grid_sample's sides are 2 long
     nodes = strength * 0.072 * (torch.rand(B, 2, rows, columns, generator=generator) * 2 - 1)
     field = F.interpolate(
-        (nodes * shares).to(images), size=(H, W), mode="bicubic", align_corners=True
+        (nodes * shares).to(images, non_blocking=True),
+        size=(H, W),
+        mode="bicubic",
+        align_corners=True,
     )
     return F.grid_sample(images, places + field.permute(0, 2, 3, 1), align_corners=False)
 
@@ -57,7 +60,7 @@ def random_photo(
     ]
     places = affine_places(images, torch.stack(rows, dim=1))
     moved = F.grid_sample(images, places, padding_mode="reflection", align_corners=False)
-    return change_colours(moved, amounts[3:].to(images))
+    return change_colours(moved, amounts[3:].to(images, non_blocking=True))
 
 
 def change_colours(
@@ -98,8 +101,10 @@ def cutmix(
         (((torch.arange(n) + 0.5) / n - place).abs() < side[:, None] / 2)
         for n, place in zip((H, W), middle, strict=True)
     ]
-    box = (inside[0][:, None, :, None] & inside[1][:, None, None, :]).to(images.device)  # (B 1 H W)
-    other = torch.randperm(B, generator=generator).to(images.device)
+    box = (inside[0][:, None, :, None] & inside[1][:, None, None, :]).to(
+        images.device, non_blocking=True
+    )  # (B 1 H W)
+    other = torch.randperm(B, generator=generator).to(images.device, non_blocking=True)
     known = (labels[:, None] == torch.arange(classes, device=labels.device)).to(images)
     shares = box.to(images).mean(dim=(2, 3))  # (B 1); the part of a box past the edge is not pasted
     return torch.where(box, images[other], images), known.lerp(known[other], shares)

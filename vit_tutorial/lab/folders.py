@@ -93,12 +93,18 @@ class FileSplit(Split):
             batch_sampler=[rows.tolist() for rows in parts],
             num_workers=min(WORKERS, len(parts) // 2),  # none for a single batch
             worker_init_fn=outlive_signals,
+            collate_fn=as_array,
             generator=torch.Generator(),  # or it would draw from PyTorch's own, as dropout does
         )
         try:
-            yield from loader
+            yield from map(torch.from_numpy, loader)
         except ValueError as error:  # a worker's is its whole traceback: keep the last line
             raise ValueError(str(error).rpartition("ValueError: ")[2].strip()) from error
+
+
+def as_array(images: list[Tensor]) -> np.ndarray:
+    """A batch as an array, which goes through a pipe: tensors would need room in /dev/shm."""
+    return torch.stack(images).numpy()
 
 
 def outlive_signals(worker: int) -> None:

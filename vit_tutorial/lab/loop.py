@@ -80,8 +80,11 @@ class Training:
         self.shuffle = generator.get_state()
         if state is not None:
             check_same("the training", state.settings, self.settings())
+            ours, theirs = model.state_dict(), state.part("model")
+            shapes = [{name: tuple(t.shape) for name, t in part.items()} for part in (theirs, ours)]
+            check_same("the training of this model", *shapes)
             self.restore(state)
-        self.last = state or self.snapshot()
+        self.last, self.begun = state or self.snapshot(), False
 
     def settings(self) -> dict[str, Any]:
         """What has to be the same when a state is resumed."""
@@ -92,14 +95,15 @@ class Training:
 
         At a record, and at the end, the model holds the average of the weights if there is one.
         Stop reading to stop early, or raise in `on_step`; `epochs()` then goes on from there.
+        (After another error within a step, go on from a state.)
         Raises ValueError if the loss is no longer finite: the message names the step, and the
         model is put back to where it was at the last record, or at the start.
         """
         while self.epoch < self.recipe.epochs:
-            if self.average is not None and not self.step:
-                self.model.load_state_dict(self.last.part("model"))
-            self.started = time.perf_counter() - self.seconds
-            self.finish_epoch(on_step)
+            if not self.step and (self.begun or self.average is not None):
+                self.restore(self.last)
+            self.begun, start = True, time.perf_counter() - self.seconds
+            self.finish_epoch(on_step, start)
             losses = distributed.mean(self.losses)
             self.check_finite(losses)
             self.epoch, self.step, self.seconds = self.epoch + 1, 0, 0.0
@@ -108,11 +112,12 @@ class Training:
                 self.model.load_state_dict(self.average.state_dict())
             val = evaluate(self.model, self.data.val)
             self.check_finite(torch.tensor([val.loss]), self.epoch * len(self.losses))
-            self.last = done
-            seconds = time.perf_counter() - self.started
-            yield Epoch(self.epoch, losses.mean().item(), *val, seconds)
+            self.last, self.begun = done, False
+            yield Epoch(self.epoch, losses.mean().item(), *val, time.perf_counter() - start)
+        if self.average is not None:  # also where a finished state was all there is
+            self.model.load_state_dict(self.average.state_dict())
 
-    def finish_epoch(self, on_step: Callable[[Step], None] | None) -> None:
+    def finish_epoch(self, on_step: Callable[[Step], None] | None, start: float) -> None:
         """Train to the end of the epoch, keeping the loss of every step."""
         recipe, steps = self.recipe, self.recipe.epochs * len(self.losses)
         self.model.train()
@@ -122,7 +127,7 @@ class Training:
             set_rate(self.optimizer, self.rate(number))
             loss, accuracy = train_step(self.network, self.optimizer, batch, recipe)
             self.losses[self.step] = loss
-            self.step += 1
+            self.step, self.seconds = self.step + 1, time.perf_counter() - start
             if self.average is not None:
                 update_average(self.average, self.model, recipe.average, number)
             if on_step is not None:
@@ -171,9 +176,10 @@ class Training:
         )
 
     def state(self) -> State:
-        """A copy of everything that training changes, as it is now; on several processes for all.
+        """Everything that training changes, as it is now: to be saved or resumed, not changed.
 
-        Nothing is copied unless this is called.
+        Within an epoch it is a new copy, at a record the one that is kept for a loss that is not
+        finite. Of several processes all have to call this.
         """
         return self.snapshot() if self.step else self.last
 
@@ -193,17 +199,13 @@ class Training:
             "dropout": random_numbers(self.weight.device).get_rng_state(),
         }
         tensors = {f"{a}.{b}": t.detach().clone() for a in named for b, t in named[a].items()}
-        seconds = time.perf_counter() - self.started if self.step else 0.0
-        return State(self.epoch, self.step, seconds, self.settings(), tensors)
+        return State(self.epoch, self.step, self.seconds, self.settings(), tensors)
 
     def restore(self, state: State) -> None:
         """Put everything back to where a state was taken."""
-        try:
-            self.model.load_state_dict(state.part("model"))
-            if self.average is not None:
-                self.average.load_state_dict(state.part("average"))
-        except RuntimeError as error:
-            raise ValueError(f"the state is of another model: {error}") from error
+        self.model.load_state_dict(state.part("model"))
+        if self.average is not None:
+            self.average.load_state_dict(state.part("average"))
         entries: dict[int, dict[str, Tensor]] = {}
         for name, tensor in state.part("optimizer").items():
             i, _, kind = name.partition(".")

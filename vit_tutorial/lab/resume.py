@@ -48,8 +48,7 @@ def save_state(path: str | Path, state: State, about: dict[str, Any]) -> None:
 
     Atomic, as `checkpoint.write`. Raises OSError where the file cannot be written.
     """
-    more = about | {"recipe": state.settings}
-    told = json.dumps([state.epoch, state.step, state.seconds, more])
+    told = json.dumps([state.epoch, state.step, state.seconds, about, state.settings])
     header = {"format": FORMAT, "state": told}
     checkpoint.write(path, checkpoint.pack(state.tensors, header))
 
@@ -57,8 +56,8 @@ def save_state(path: str | Path, state: State, about: dict[str, Any]) -> None:
 def load_state(path: str | Path) -> tuple[State, dict[str, Any]]:
     """What `save_state` wrote. Raises ValueError for a missing, damaged or foreign file."""
     tensors, header = checkpoint.unpack(Path(path), FORMAT)
-    epoch, step, seconds, about = json.loads(header["state"])
-    return State(epoch, step, seconds, about.pop("recipe", {}), tensors), about
+    epoch, step, seconds, about, *settings = json.loads(header["state"])  # earlier files have none
+    return State(epoch, step, seconds, dict(*settings), tensors), about
 
 
 def fingerprint(data: Data) -> str:

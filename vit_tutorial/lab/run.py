@@ -33,7 +33,7 @@ FREE = ("run", "given", "command", "out", "resume", "save_minutes", "device", "c
 
 
 class Run(NamedTuple):
-    """What was asked for, and what is trained on what and how."""
+    """Options, model, data and recipe of a run."""
 
     args: argparse.Namespace
     model: VisionTransformer
@@ -152,19 +152,18 @@ def follow(run: Run, state: State | None, about: dict[str, Any]) -> list[dict[st
     history: list[dict[str, Any]] = about["history"]
     first, file = distributed.rank() == 0, args.out / "state.safetensors"
     if first:
-        write_metrics(args.out, history)  # if it cannot be written, it is said now
+        write_metrics(args.out, history)  # fail before training, not after
     generator = torch.Generator().manual_seed(args.seed)
-    training = Training(model, data, recipe, generator, state, args.compile)
-    size, per_epoch, saved = recipe.batch_size, len(training.losses), time.monotonic()
-    bar = tqdm(
-        total=recipe.epochs * per_epoch * size, unit="img", unit_scale=True, disable=not first,
-        initial=(training.epoch * per_epoch + training.step) * size,
-    )  # fmt: skip
+    size, saved = recipe.batch_size, time.monotonic()
+    per_epoch = len(data.train) // size
+    done = 0 if state is None else state.epoch * per_epoch + state.step
+    bar = tqdm(total=recipe.epochs * per_epoch * size, initial=done * size, unit="img",
+               unit_scale=True, disable=not first)  # fmt: skip
 
     def keep() -> None:
         nonlocal saved
         state = training.state()
-        finite = all(t.isfinite().all() for t in state.tensors.values())  # or the next step says so
+        finite = all(t.isfinite().all() for t in state.tensors.values())  # the next check raises
         if first and finite:
             save_state(file, state, about)
         saved = time.monotonic()
@@ -172,7 +171,7 @@ def follow(run: Run, state: State | None, about: dict[str, Any]) -> list[dict[st
     def on_step(step: Step) -> None:
         if bar.update(size):  # true where it draws: only then the device is waited for
             shown = f"{step.loss.item():.3f}", f"{step.accuracy.item():.1%}"
-            bar.set_postfix(loss=shown[0], accuracy=shown[1], refresh=False)
+            bar.set_postfix(loss=shown[0], accuracy=shown[1])
             if distributed.processes() == 1:
                 training.check_finite(training.losses[: training.step])
         late = first and time.monotonic() - saved >= 60 * args.save_minutes
@@ -182,6 +181,7 @@ def follow(run: Run, state: State | None, about: dict[str, Any]) -> list[dict[st
                 raise KeyboardInterrupt(f"after step {step.number} of {step.steps}")
 
     try:
+        training = Training(model, data, recipe, generator, state, args.compile)
         with bar, asked_to_stop() as asked:
             for epoch in training.epochs(on_step):
                 history.append(asdict(epoch))
@@ -202,16 +202,14 @@ def follow(run: Run, state: State | None, about: dict[str, Any]) -> list[dict[st
         if distributed.processes() == 1 and "DataLoader worker" not in str(stop):
             raise
         raise ValueError(f"process {distributed.rank()} cannot go on: {stop}{again}") from stop
-    if state is not None and state.epoch == recipe.epochs:  # all that is missing is the rest
-        model.load_state_dict(state.part("average") or state.part("model"))
-        if first:
-            write_results(run, history)
+    if first and state is not None and state.epoch == recipe.epochs:  # only files are missing
+        write_results(run, history)
     return history
 
 
 @contextmanager
 def asked_to_stop() -> Iterator[list[int]]:
-    """A list that Ctrl-C, or SIGTERM as clusters send it, makes true; a second Ctrl-C acts at once.
+    """Collect Ctrl-C, and SIGTERM as clusters send it, in a list; a second Ctrl-C acts at once.
 
     A second SIGTERM does not: launchers pass on what the cluster has sent to everyone already.
     """
@@ -248,7 +246,7 @@ def write_results(run: Run, history: list[dict[str, Any]]) -> None:
 def write_card(
     run: Run, history: list[dict[str, Any]], accuracy: float, device: torch.device
 ) -> None:
-    """Everything that a figure of this run has to be quoted with."""
+    """Write card.json: command, seed, configuration, versions and results."""
     args, model, data, recipe = run
     record = {
         "command": args.command,
@@ -271,7 +269,7 @@ def write_card(
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """What a figure has to say about where it was measured."""
+    """Versions, device, threads and date, for the card."""
     packages = ("vit-tutorial", "torch", "torchvision", "numpy")
     return {
         "versions": {"python": platform.python_version(), **{p: version(p) for p in packages}},

@@ -10,8 +10,9 @@ from vit_tutorial.model import VisionTransformer
 class ClassTokenShortcut(nn.Module):
     """The logits and gradients of the model inside, without the last block's unread tokens.
 
-    It shares the model's parameters. In the last block every token is still read (its key and
-    value), but only the class token's query, MLP and norm are worked out.
+    It shares the model's parameters; under dropout it draws other random numbers. In the last block
+    every token is still read (its key and value), but only the class token's query, MLP and norm
+    are worked out.
     """
 
     def __init__(self, model: VisionTransformer):
@@ -31,7 +32,10 @@ class ClassTokenShortcut(nn.Module):
 
 
 def shortcut(model: nn.Module) -> nn.Module:
-    """The model through the shortcut; as it is where its head reads more than a class token."""
-    if isinstance(model, VisionTransformer) and model.config.pool == "token":
+    """The model through the shortcut; as it is where its head reads more than a class token.
+
+    A subclass stays as it is too, since it may compute something else.
+    """
+    if type(model) is VisionTransformer and model.config.pool == "token":
         return ClassTokenShortcut(model)
     return model

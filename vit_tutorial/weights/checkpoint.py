@@ -204,7 +204,7 @@ def pretrained_card(name: str) -> dict[str, Any]:
     known = sorted(path.stem for path in PRETRAINED.glob("*.json"))
     if name not in known:
         raise unknown("pretrained model", name, known)
-    return json.loads((PRETRAINED / f"{name}.json").read_text())
+    return json.loads((PRETRAINED / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def pretrained_path(name: str) -> Path:

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from vit_tutorial.data import Data
+from vit_tutorial.errors import unknown
 
 
 @contextlib.contextmanager
@@ -52,6 +53,11 @@ class Preprocessing:
     resize: int | tuple[int, int] | None = None
     interpolation: str = "bicubic"
 
+    def __post_init__(self) -> None:
+        if self.interpolation.upper() not in Image.Resampling.__members__:
+            known = [name.lower() for name in Image.Resampling.__members__]
+            raise unknown("interpolation", self.interpolation, known)
+
     def pixels(self, image: Image.Image | str | Path) -> Float[Tensor, "1 C H W"]:
         """The resized and cropped image, with pixels in 0..1, for drawing.
 
@@ -65,7 +71,9 @@ class Preprocessing:
         else:
             height, width = size
         image = image.resize((width, height), Image.Resampling[self.interpolation.upper()])
-        left, top = round((width - W) / 2), round((height - H) / 2)
+        left, top = (  # as torchvision rounds
+            round((a - b) / 2) if a >= b else -((b - a) // 2) for a, b in ((width, W), (height, H))
+        )
         image = image.crop((left, top, left + W, top + H))
         array = np.asarray(image, dtype=np.float32).reshape(H, W, -1) / 255
         return torch.from_numpy(array).permute(2, 0, 1)[None]
