@@ -1,6 +1,7 @@
 """From an image file to the tensor that a model was trained to read."""
 
 import contextlib
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,33 +9,102 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from vit_tutorial.data import Data
 from vit_tutorial.errors import unknown
 
+Source = object  # a path, a PIL image, an array or a tensor; `read_image` refuses all others
+
 
 @contextlib.contextmanager
-def opened(path: str | Path) -> Iterator[Image.Image]:
-    """An open image file whose pixels are not read yet: for its size and mode.
+def opened(source: str | Path | Image.Image) -> Iterator[Image.Image]:
+    """An image file whose pixels are not read yet, for its size and mode; or an image as it is.
 
-    Raises ValueError that names the file if it cannot be read, also inside the `with` block.
+    Whatever fails, here or inside the `with` block, is a ValueError that names the file.
     """
     try:
-        with Image.open(path) as image:
-            yield image
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"cannot read the image {path}: {error}") from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's name no file: many pixels, odd metadata
+            if isinstance(source, Image.Image):
+                yield source
+            else:
+                with Image.open(source) as image:
+                    yield image
+    except Exception as error:  # each format has its own way to fail on a damaged file
+        name = getattr(source, "filename", "") or source
+        raise ValueError(f"cannot read the image {name}: {error}") from error
 
 
-def read_image(path: str | Path) -> Image.Image:
-    """The image in a file. Raises ValueError that names the file if it cannot be read."""
-    with opened(path) as image:
+def read_image(source: Source) -> Image.Image:
+    """An image as one looks at it: turned as its EXIF says, on white where it is transparent.
+
+    The mode is "L", grey, or "RGB". Takes the path of a file, an image, an array (H W) or (H W C),
+    or a tensor (H W) or (C H W); C is 1 to 4: grey, grey and alpha, RGB, or RGBA. Arrays and
+    tensors hold bytes, or floats in 0..1, which are rounded to bytes. 16 bits are cut to 8.
+    Raises ValueError for anything else, and names a file that cannot be read.
+    """
+    if isinstance(source, np.ndarray | Tensor):
+        source = from_array(source)
+    elif not isinstance(source, str | Path | Image.Image):
+        raise ValueError(
+            "expected the path of an image, a PIL image, a NumPy array or a tensor, "
+            f"got {type(source).__name__}"
+        )
+    with opened(source) as image:
         image.load()
-        if image.mode.startswith("I"):  # 16 bits; `convert` would cut at 255, so scale first
-            return Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
-        return image
+        upright = ImageOps.exif_transpose(image)
+        if not all(upright.size):
+            raise ValueError("it has no pixels")
+        if upright.mode == "F" or upright.mode.startswith("I"):  # `convert` would cut at 255
+            upright = shallow(upright, image.format)
+        if upright.has_transparency_data:
+            white = Image.new("RGBA", upright.size, "white")
+            upright = Image.alpha_composite(white, upright.convert("RGBA"))
+        return upright.convert("L" if upright.mode in ("1", "L") else "RGB")
+
+
+def from_array(array: np.ndarray | Tensor) -> Image.Image:
+    """The image in an array or a tensor, as `read_image` takes them."""
+    shape = "(H, W) or (H, W, C)"
+    values = array
+    if isinstance(values, Tensor):
+        shape, values = "(H, W) or (C, H, W)", values.detach().cpu()
+        values = values.float() if values.is_floating_point() else values
+        values = (values.movedim(0, -1) if values.ndim == 3 else values).numpy()
+    values = values[..., None] if values.ndim == 2 else values
+    if values.ndim != 3 or values.shape[2] not in (1, 2, 3, 4) or not values.size:
+        raise ValueError(
+            f"expected one image of shape {shape} with C of 1 to 4, got {tuple(array.shape)}"
+        )
+    return Image.fromarray(as_bytes(values[..., 0] if values.shape[2] == 1 else values))
+
+
+def as_bytes(values: np.ndarray) -> np.ndarray:
+    """Bytes as they are, floats in 0..1 as bytes; ValueError for any others."""
+    if values.dtype == np.uint8:
+        return np.ascontiguousarray(values)
+    if values.dtype.kind != "f":
+        raise ValueError(f"expected bytes (uint8) or floats in 0..1, got {values.dtype}")
+    low, high = values.min(), values.max()
+    if not (low >= 0 and high <= 1):  # also where one is no number
+        raise ValueError(f"expected floats in 0..1, got {low:g}..{high:g}")
+    return (values * 255).round().astype(np.uint8)
+
+
+def shallow(image: Image.Image, kind: str | None) -> Image.Image:
+    """A deep grey image with 8 bits: of 16 bits, or of floats in 0..1; ValueError for others.
+
+    Mode "I" has 32 bits, but not all are used in a file of the kind PNG or PPM.
+    """
+    values = np.asarray(image)
+    if image.mode == "F" or (image.mode == "I" and kind not in ("PNG", "PPM")):
+        return Image.fromarray(as_bytes(values))
+    grey = (values >> 8).clip(0, 255).astype(np.uint8)
+    if "transparency" in image.info:
+        grey[values == image.info["transparency"]] = 255
+    return Image.fromarray(grey)
 
 
 @dataclass(frozen=True)
@@ -58,13 +128,12 @@ class Preprocessing:
             known = [name.lower() for name in Image.Resampling.__members__]
             raise unknown("interpolation", self.interpolation, known)
 
-    def pixels(self, image: Image.Image | str | Path) -> Float[Tensor, "1 C H W"]:
+    def pixels(self, source: Source) -> Float[Tensor, "1 C H W"]:
         """The resized and cropped image, with pixels in 0..1, for drawing.
 
-        Raises ValueError that names the file if it cannot be read.
+        Takes what `read_image` takes, and raises ValueError as it does.
         """
-        image = image if isinstance(image, Image.Image) else read_image(image)
-        image = image.convert("L" if len(self.mean) == 1 else "RGB")
+        image = read_image(source).convert("L" if len(self.mean) == 1 else "RGB")
         (H, W), size = self.height_width, self.resize or self.height_width
         if isinstance(size, int):
             height, width = (int(size * x / min(image.size)) for x in (image.height, image.width))
@@ -83,9 +152,9 @@ class Preprocessing:
         mean, std = (torch.tensor(x).to(images).view(-1, 1, 1) for x in (self.mean, self.std))
         return (images - mean) / std
 
-    def __call__(self, image: Image.Image | str | Path) -> Float[Tensor, "1 C H W"]:
-        """A batch of one image, ready for the model. Raises ValueError as `pixels` does."""
-        return self.normalise(self.pixels(image))
+    def __call__(self, source: Source) -> Float[Tensor, "1 C H W"]:
+        """A batch of one image, ready for the model: takes and refuses what `read_image` does."""
+        return self.normalise(self.pixels(source))
 
 
 def preprocessing(data: Data) -> Preprocessing:
