@@ -166,6 +166,40 @@ def test_files_that_are_no_images_are_passed_over(tmp_path):
     assert sum(len(s) for s in (load(name).train, load(name).val, load(name).test)) == 12
 
 
+def test_what_is_no_image_is_passed_over_counted_and_said_in_one_line(tmp_path, capsys):
+    name = write_folder(tmp_path)
+    expected = load(name)
+    assert capsys.readouterr().err == ""
+    picture = (tmp_path / "cat" / "0.png").read_bytes()
+    for hidden in (".ipynb_checkpoints", "__MACOSX", "cat/.ipynb_checkpoints", "cat/__MACOSX/cat"):
+        (tmp_path / hidden).mkdir(parents=True)
+        (tmp_path / hidden / "0-checkpoint.png").write_bytes(picture)
+    for file in ("cat/._0.png", ".DS_Store", "dog/Thumbs.db", "dog/desktop.ini"):
+        (tmp_path / file).write_bytes(picture)
+    for file in ("cat/a.heic", "cat/b.HEIC", "cat/clip.mpg", "dog/labels.h5", "dog/notes", "0.png"):
+        (tmp_path / file).write_bytes(picture)
+    (tmp_path / "dog" / "folder.png").mkdir()
+    os.mkfifo(tmp_path / "dog" / "pipe.png")
+    (tmp_path / "dog" / "lost.png").symlink_to("nowhere.png")
+    loaded = load(name)
+    said = capsys.readouterr().err
+    assert said == (
+        f"{tmp_path}: passed over 17 files that are no images of a class: 8 hidden, "
+        "3 .png that are no files, 2 .heic, 1 in no class, 1 .mpg, 2 others\n"
+    )
+    assert loaded.classes == expected.classes
+    for one, other in zip(splits(loaded), splits(expected), strict=True):
+        assert torch.equal(one.images, other.images)
+
+
+def test_images_in_folders_within_a_class_are_its_own(tmp_path):
+    name = write_folder(tmp_path / "some.folder" / ".cache")  # names above the data do not count
+    for inner in ("more", "named.png"):
+        (tmp_path / "some.folder" / ".cache" / "cat" / inner).mkdir()
+        Image.new("RGB", (6, 4)).save(tmp_path / f"some.folder/.cache/cat/{inner}/a.PNG")
+    assert sum(len(s) for s in splits(load(name))) == 14
+
+
 def test_a_missing_folder_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"no such folder: .*nowhere"):
         load(f"folder:{tmp_path / 'nowhere'}")
@@ -287,6 +321,58 @@ def on_disk(monkeypatch):
             return load(name, **options)
 
     return load_lazily
+
+
+def write_kinds(root):
+    """A folder of one drawing in kinds that look alike: clear ink on clear paper, lying, deep."""
+    levels = np.array([[0, 51, 102], [153, 204, 255]], dtype=np.uint8)
+    ink = Image.fromarray(255 - levels)
+    clear = Image.merge("LA", (Image.new("L", ink.size), ink))
+    turned = Image.fromarray(np.rot90(levels).copy())
+    exif = turned.getexif()
+    exif[0x0112] = 6
+    kinds = {
+        "grey.png": (Image.fromarray(levels), {}),
+        "clear.png": (clear, {}),
+        "lying.png": (turned, {"exif": exif}),
+        "deep.png": (Image.fromarray(levels.astype(np.uint16) * 257), {}),
+        "deep.tif": (Image.fromarray((levels.astype(np.uint16) * 257).astype(">u2")), {}),
+        "float.tif": (Image.fromarray(levels.astype(np.float32) / 255), {}),
+    }
+    for name in ("cat", "dog"):
+        (root / name).mkdir()
+        for file, (image, options) in kinds.items():
+            image.save(root / name / file, **options)
+    return torch.from_numpy(levels)[None], clear
+
+
+@pytest.mark.parametrize("colour", [False, True])
+def test_images_of_all_kinds_are_read_as_one_looks_at_them(tmp_path, on_disk, colour):
+    levels, clear = write_kinds(tmp_path)
+    if colour:
+        clear.convert("RGBA").save(tmp_path / "cat" / "icon.png")
+    for loaded in (load(f"folder:{tmp_path}"), on_disk(f"folder:{tmp_path}")):
+        assert loaded.train.images.shape[1:] == ((3, 2, 3) if colour else (1, 2, 3))
+        for image in (image for split in splits(loaded) for image in split.images):
+            assert torch.equal(image, levels.expand_as(image))
+
+
+@pytest.mark.parametrize(("lies", "stands"), [("0", "1"), ("1", "0")])  # which comes first
+def test_the_size_of_a_folder_is_that_of_its_images_once_upright(tmp_path, on_disk, lies, stands):
+    (tmp_path / "a").mkdir()
+    for i in range(4):
+        lying = Image.new("RGB", (4, 6), (i, 0, 0))
+        exif = lying.getexif()
+        exif[0x0112] = 8
+        lying.save(tmp_path / "a" / f"{lies}{i}.jpg", exif=exif)
+        lying.rotate(90, expand=True).save(tmp_path / "a" / f"{stands}{i}.png")
+    for load_it in (load, on_disk):
+        loaded = load_it(f"folder:{tmp_path}")
+        assert loaded.train.images.shape[1:] == (3, 4, 6)
+        assert loaded.train.images[:].shape[1:] == (3, 4, 6)
+    Image.new("RGB", (4, 6)).save(tmp_path / "a" / "upright.png")
+    with pytest.raises(ValueError, match=r"upright.png has \(4, 6\) pixels, the first .* \(6, 4\)"):
+        load(f"folder:{tmp_path}")
 
 
 @pytest.mark.parametrize("size", [None, (5, 9)])

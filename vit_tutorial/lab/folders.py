@@ -3,6 +3,7 @@
 import math
 import os
 import signal
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -17,12 +18,14 @@ from torch.utils.data import DataLoader, Dataset
 
 from vit_tutorial import data
 from vit_tutorial.data import Data, Split, pixel_statistics
+from vit_tutorial.lab.distributed import rank
 from vit_tutorial.weights.preprocessing import opened, read_image
 
 MEMORY = 4 * 2**30  # bytes; a folder whose images take more is left on disk
 WORKERS = min(8, os.cpu_count() or 1)  # processes that read such a folder
 SAMPLE = 4000  # training images of such a folder whose pixels give mean and std
 GRACE = 30  # seconds in which such a process reads on after SIGTERM
+UNREADABLE = {"BUFR", "GRIB", "HDF5", "MPEG", "PALM", "PDF", "WMF"}  # Pillow knows but the names
 Listed = tuple[Path, int]  # an image file and the number of its class
 
 
@@ -175,21 +178,48 @@ def class_folders(folder: Path) -> list[str]:
     if not folder.is_dir():
         raise ValueError(f"no such folder: {folder}")
     folders = (path for path in folder.iterdir() if path.is_dir())
-    names = sorted(path.name for path in folders if not path.name.startswith("."))
+    names = sorted(path.name for path in folders if not hidden(path.name))
     if not names:
         raise ValueError(f"{folder} is empty: expected one sub-folder of images for each class")
     return names
 
 
+def hidden(name: str) -> bool:
+    """Whether a file or folder is the system's, or a program's own."""
+    return name.startswith(".") or name in ("__MACOSX", "Thumbs.db", "desktop.ini")
+
+
 def find_images(folder: Path, classes: list[str], least: int = 1) -> list[Listed]:
     """Every image file below the class folders, with the number of its class.
 
-    Raises ValueError that names a class with fewer than `least` images.
+    An image is a file whose suffix Pillow reads here. All others are passed over, and one line on
+    standard error counts them. Raises ValueError that names a class with fewer than `least` images.
     """
-    extensions = set(Image.registered_extensions())
-    found: list[Listed] = []
-    for label, name in enumerate(classes):
-        paths = sorted(p for p in (folder / name).rglob("*") if p.suffix.lower() in extensions)
+    kinds = Image.registered_extensions().items()
+    extensions = {suffix for suffix, kind in kinds if kind not in UNREADABLE}
+    found: dict[str, list[Path]] = {name: [] for name in classes}
+    passed: Counter[str] = Counter()
+    for path in sorted(folder.rglob("*")):
+        parts, suffix = path.relative_to(folder).parts, path.suffix.lower()
+        if path.is_dir() and suffix not in extensions:
+            continue
+        if any(map(hidden, parts)):
+            passed["hidden"] += 1
+        elif suffix not in extensions:
+            passed[suffix or "without a suffix"] += 1
+        elif not path.is_file():
+            passed[f"{suffix} that are no files"] += 1
+        elif parts[0] not in found:
+            passed["in no class"] += 1
+        else:
+            found[parts[0]].append(path)
+    if passed and not rank():
+        most = passed.most_common(5)
+        most += [("others", passed.total() - sum(number for _, number in most))]
+        counts = ", ".join(f"{number} {kind}" for kind, number in most if number)
+        said = f"passed over {passed.total()} files that are no images of a class: {counts}"
+        print(f"{folder}: {said}", file=sys.stderr)
+    for name, paths in found.items():
         if not paths:
             raise ValueError(f"no images in {folder / name}")
         if len(paths) < least:
@@ -197,8 +227,7 @@ def find_images(folder: Path, classes: list[str], least: int = 1) -> list[Listed
                 f"too few images in {folder / name}: {len(paths)}, where each class needs at least "
                 f"{least}, one for every split"
             )
-        found += [(path, label) for path in paths]
-    return found
+    return [(path, label) for label, paths in enumerate(found.values()) for path in paths]
 
 
 def split_off(
@@ -218,11 +247,10 @@ def split_off(
 
 def image_files(paths: list[Path], image_size: int | tuple[int, int] | None) -> Files:
     """The images at one size (without `image_size` the first one's), grey if all are grey."""
-    grey, (H, W) = True, (0, 0)
+    grey, (W, H) = True, read_image(paths[0]).size
     for path in paths:
         with opened(path) as image:
-            H, W = (H, W) if H else (image.height, image.width)
-            grey = image.mode in ("1", "L") or image.mode.startswith("I")
+            grey = image.mode in ("1", "L", "LA", "F") or image.mode.startswith("I")
         if not grey:
             break
     size = (image_size, image_size) if isinstance(image_size, int) else image_size or (H, W)
