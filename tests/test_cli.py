@@ -15,9 +15,9 @@ from vit_tutorial import from_checkpoint, train
 from vit_tutorial.data import load
 from vit_tutorial.lab.folders import load as load_any
 from vit_tutorial.lab.recipes import PRESETS
-from vit_tutorial.model import VARIANTS, VisionTransformer, variant
+from vit_tutorial.model import VARIANTS, VisionTransformer, ViTConfig, variant
 from vit_tutorial.weights import checkpoint
-from vit_tutorial.weights.preprocessing import preprocessing
+from vit_tutorial.weights.preprocessing import Preprocessing, preprocessing
 
 SMALL = ["--layers", "1", "--hidden-size", "16", "--mlp-size", "16", "--heads", "2"]
 QUICK = ["train", "--data", "digits", "--epochs", "1", "--device", "cpu", *SMALL]
@@ -307,6 +307,66 @@ def test_dark_ink_on_light_paper_is_inverted_if_asked(digit, tmp_path, capsys):
     assert capsys.readouterr().out.split(": ")[1] == light
     cli.main(["predict", str(tmp_path / "paper.png")])
     assert capsys.readouterr().out.split(": ")[1] != light
+
+
+def test_a_light_border_is_noted_if_the_model_reads_light_ink(digit, tmp_path, capsys):
+    with Image.open(digit) as image:
+        Image.eval(image, lambda level: 255 - level).save(tmp_path / "paper.png")
+        clear = Image.new("LA", image.size)
+        clear.putalpha(image)
+        clear.save(tmp_path / "clear.png")
+    cli.main(["predict", str(digit)])
+    answer = capsys.readouterr()
+    assert answer.err == ""
+    for name in ("paper.png", "clear.png"):
+        assert cli.main(["predict", str(digit), str(tmp_path / name)]) == 0
+        assert capsys.readouterr().err == (
+            f"vit-tutorial: note: the border is light in (1) {tmp_path / name}: "
+            "for dark ink on light paper give --invert\n"
+        )
+        assert cli.main(["predict", str(tmp_path / name), "--invert"]) == 0
+        said = capsys.readouterr()
+        assert (said.out.split(": ")[1], said.err) == (answer.out.split(": ")[1], "")
+
+
+@pytest.mark.parametrize("mean", [(0.8,), (0.2, 0.2, 0.2)])
+def test_a_light_border_is_usual_for_other_models(tmp_path, mean, capsys):
+    model = VisionTransformer(ViTConfig(8, 4, len(mean), 2, 1, 16, 16, 2))
+    prepared = Preprocessing((8, 8), mean, (0.5,) * len(mean), ("a", "b"))
+    checkpoint.save(tmp_path / "model.safetensors", model, preprocessing=prepared)
+    Image.new("L", (8, 8), 255).save(tmp_path / "paper.png")
+    words = ["predict", tmp_path / "paper.png", "--weights", tmp_path / "model.safetensors"]
+    assert cli.main([str(word) for word in words]) == 0
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("part", [1, 3 * 28 * 28])
+def test_many_images_go_through_the_model_in_parts(digit, tmp_path, monkeypatch, capsys, part):
+    paths = [tmp_path / f"{i}.png" for i in range(7)]
+    for i, path in enumerate(paths):
+        Image.fromarray(load("digits").test.images[i, 0].numpy()).save(path)
+    words = ["predict", *map(str, paths), "--maps", str(tmp_path / "maps.png")]
+    assert cli.main(words) == 0
+    together, drawn = capsys.readouterr().out, (tmp_path / "maps.png").read_bytes()
+    sizes, forward = [], VisionTransformer.forward
+
+    def counted(model, images):
+        sizes.append(len(images))
+        return forward(model, images)
+
+    monkeypatch.setattr(VisionTransformer, "forward", counted)
+    monkeypatch.setattr(cli, "PART", part)
+    assert cli.main(words) == 0
+    assert capsys.readouterr().out == together
+    assert (tmp_path / "maps.png").read_bytes() == drawn
+    assert sizes == [1] * 7 if part == 1 else [3, 3, 1]
+
+
+def test_nothing_is_answered_if_one_of_many_images_cannot_be_read(digit, monkeypatch, capsys):
+    monkeypatch.setattr(cli, "PART", 1)
+    assert "cannot read the image nowhere.png" in refused(capsys, "predict", digit, "nowhere.png")
+    assert cli.main(["predict", str(digit), "nowhere.png"]) == 2
+    assert capsys.readouterr().out == ""
 
 
 def test_maps_are_drawn_if_asked(digit, tmp_path, capsys):

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
-from math import gcd
+from math import gcd, prod
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +94,7 @@ OPTIONS = {  # the value, and what --help says
     "maps": ("OUT.png", "draw what the class token reads"),
     "classes": ("N", "default 1000"),
 }
+PART = 2**20  # pixels of the images that `predict` gives the model at a time
 DATA = "data root image-size"
 MODEL = "patch-size layers hidden-size mlp-size heads dropout positions pool"
 RECIPE = (
@@ -313,9 +314,9 @@ def run_evaluate(args: argparse.Namespace) -> None:
     )
 
 
-def brief(names: Sequence[str]) -> str:
+def brief(names: Sequence[str | Path]) -> str:
     """How many names, and the first few."""
-    return f"({len(names)}) {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
+    return f"({len(names)}) {', '.join(map(str, names[:3]))}{', ...' if len(names) > 3 else ''}"
 
 
 def run_predict(args: argparse.Namespace) -> None:
@@ -329,11 +330,24 @@ def run_predict(args: argparse.Namespace) -> None:
             raise ValueError(f"--maps {args.maps}: expected a name that ends in .png, .pdf or .svg")
         if not args.maps.parent.is_dir():
             raise ValueError(f"--maps {args.maps}: no such folder: {args.maps.parent}")
-    pixels = torch.cat([preparation.pixels(path) for path in args.images])
-    pixels = 1 - pixels if args.invert else pixels
-    images = preparation.normalise(pixels).to(next(model.parameters()).dtype)
-    with torch.no_grad():
-        probabilities = model(images).float().softmax(dim=-1)
+    answers, shown, maps, light = [], [], [], []
+    light_ink = len(preparation.mean) == 1 and preparation.mean[0] < 0.5  # is what the model knows
+    size = PART // prod(preparation.height_width) or 1
+    for start in range(0, len(args.images), size):
+        paths = args.images[start : start + size]
+        pixels = torch.cat([preparation.pixels(path) for path in paths])
+        pixels = 1 - pixels if args.invert else pixels
+        light += [path for path, image in zip(paths, pixels, strict=True) if on_light(image)]
+        images = preparation.normalise(pixels).to(next(model.parameters()).dtype)
+        with torch.no_grad():
+            answers.append(model(images).float().softmax(dim=-1))
+        if args.maps is not None:
+            shown.append(pixels)
+            maps.append(last_maps(model, images))
+    if light and light_ink and not args.invert:
+        note = f"the border is light in {brief(light)}: for dark ink on light paper give --invert"
+        print(f"vit-tutorial: note: {note}", file=sys.stderr)
+    probabilities = torch.cat(answers)
     for path, row in zip(args.images, probabilities, strict=True):
         best = row.topk(min(args.top, len(row)))
         said = (
@@ -342,9 +356,15 @@ def run_predict(args: argparse.Namespace) -> None:
         )
         print(f"{path}: {', '.join(said)}")
     if args.maps is not None:
-        sheets.draw_maps(pixels, last_maps(model, images), args.maps)
+        sheets.draw_maps(torch.cat(shown), torch.cat(maps), args.maps)
         reader = "the class token reads" if model.config.pool == "token" else "all tokens read"
         print(f"what {reader}: {args.maps}")
+
+
+def on_light(image: torch.Tensor) -> bool:
+    """Whether more than half of the pixels at the border of an image (C H W) are light."""
+    sides = image[:, [0, -1]].flatten(), image[:, :, [0, -1]].flatten()
+    return bool(torch.cat(sides).median() > 0.5)
 
 
 def run_info(args: argparse.Namespace) -> None:
