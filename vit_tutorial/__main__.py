@@ -2,6 +2,7 @@
 
 import argparse
 import shlex
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -120,7 +121,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"vit-tutorial: error: {line}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
+        usual = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one changes nothing now
         print(f"\nvit-tutorial: stopped {stop}".rstrip(), file=sys.stderr)
+        signal.signal(signal.SIGINT, usual)
         return 130
     return 0
 

@@ -180,28 +180,30 @@ def follow(run: Run, state: State | None, about: dict[str, Any]) -> list[dict[st
             if distributed.agreed(bool(asked), training.weight.device):
                 raise KeyboardInterrupt(f"after step {step.number} of {step.steps}")
 
-    try:
-        training = Training(model, data, recipe, generator, state, args.compile)
-        with bar, asked_to_stop() as asked:
-            for epoch in training.epochs(on_step):
-                history.append(asdict(epoch))
-                keep()  # before the weights: a folder with weights can be resumed
-                if first:
-                    write_results(run, history)
-                    bar.write(
-                        f"epoch {epoch.number:3}: training loss {epoch.train_loss:.4f}, validation "
-                        f"loss {epoch.val_loss:.4f}, accuracy {epoch.val_accuracy:.2%}, "
-                        f"{epoch.seconds:.1f} s"
-                    )
-            if asked:  # after the last step
-                raise KeyboardInterrupt("before testing")
-    except (KeyboardInterrupt, RuntimeError) as stop:
-        again = f"; go on with: {args.command} --resume" if file.exists() else ""
-        if isinstance(stop, KeyboardInterrupt):
-            raise KeyboardInterrupt(f"{stop}{again}") from stop
-        if distributed.processes() == 1 and "DataLoader worker" not in str(stop):
-            raise
-        raise ValueError(f"process {distributed.rank()} cannot go on: {stop}{again}") from stop
+    with asked_to_stop() as asked:
+        try:
+            training = Training(model, data, recipe, generator, state, args.compile)
+            with bar:
+                for epoch in training.epochs(on_step):
+                    history.append(asdict(epoch))
+                    keep()  # before the weights: a folder with weights can be resumed
+                    if first:
+                        write_results(run, history)
+                        bar.write(
+                            f"epoch {epoch.number:3}: training loss {epoch.train_loss:.4f}, "
+                            f"validation loss {epoch.val_loss:.4f}, accuracy "
+                            f"{epoch.val_accuracy:.2%}, {epoch.seconds:.1f} s"
+                        )
+                if asked:  # after the last step
+                    raise KeyboardInterrupt("before testing")
+        except (KeyboardInterrupt, RuntimeError) as stop:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # what is left is to say how to go on
+            again = f"; go on with: {args.command} --resume" if file.exists() else ""
+            if isinstance(stop, KeyboardInterrupt):
+                raise KeyboardInterrupt(f"{stop}{again}") from stop
+            if distributed.processes() == 1 and "DataLoader worker" not in str(stop):
+                raise
+            raise ValueError(f"process {distributed.rank()} cannot go on: {stop}{again}") from stop
     if first and state is not None and state.epoch == recipe.epochs:  # only files are missing
         write_results(run, history)
     return history
