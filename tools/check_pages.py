@@ -58,6 +58,7 @@ LAYOUT = """() => axe.run({
   preload: false, resultTypes: ["violations"], rules: { "color-contrast": { enabled: false } },
 })"""
 SETTLED = "async () => { await document.fonts.ready; await window.MathJax?.startup?.promise; }"
+DRAWN = "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
 STILL = "* { transition: none !important; animation: none !important; }"
 TOO_WIDE = "document.documentElement.scrollWidth > innerWidth"
 
@@ -156,6 +157,7 @@ async def faults(page, address: str) -> list[str]:
     for width in WIDTHS[:0:-1]:
         await page.set_viewport_size({"width": width, "height": 900})
         await page.wait_for_timeout(500)  # milliseconds: the theme adapts to a new width in 300
+        await page.evaluate(DRAWN)
         found += told(await page.evaluate(LAYOUT), f"{width} pixels")
     return found
 

@@ -20,8 +20,12 @@ document.addEventListener("DOMContentLoaded", () => {
   for (const entry of document.querySelectorAll(".citation-list > .citation")) {
     entry.setAttribute("role", "listitem");
   }
-  // what scrolls sideways can be reached by keyboard
-  for (const box of document.querySelectorAll(".bd-article pre, .pst-scrollable-table-container, .bd-article div.math")) {
-    if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
-  }
+  // what scrolls sideways can be reached by keyboard, at every width of the window
+  const reach = () => {
+    for (const box of document.querySelectorAll(".bd-article pre, .pst-scrollable-table-container, .bd-article div.math")) {
+      if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
+    }
+  };
+  reach();
+  addEventListener("resize", reach);
 });
