@@ -17,7 +17,7 @@ import time
 import venv
 from pathlib import Path
 
-from sync_book import repository
+from address import PLACEHOLDER
 
 ROOT = Path(__file__).resolve().parents[1]
 GIVEN = ["torch", "torchvision", "ipykernel", "nbclient", "nbformat", "matplotlib"]  # as in Colab
@@ -41,7 +41,7 @@ def environment(folder: Path) -> dict[str, str]:
         "VIT_TUTORIAL_BUDGET": "quick",
         "GIT_CONFIG_COUNT": "1",
         "GIT_CONFIG_KEY_0": f"url.{ROOT.as_uri()}.insteadOf",
-        "GIT_CONFIG_VALUE_0": f"https://github.com/{repository()}",
+        "GIT_CONFIG_VALUE_0": f"https://github.com/{PLACEHOLDER}",
     }
 
 

@@ -1,0 +1,101 @@
+"""The repository's address comes from where the book is built, and stands in published copies."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from tools.sync_book import ROOT
+
+sys.path.insert(0, str(ROOT / "tools"))
+import address
+import publish
+
+FORK = "someone/their-fork"
+
+
+@pytest.fixture
+def fork(monkeypatch):
+    """A checkout of somebody's fork."""
+    monkeypatch.setenv("VIT_TUTORIAL_REPOSITORY", FORK)
+    address.repository.cache_clear()
+    yield FORK
+    address.repository.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("remote", "slug"),
+    [
+        ("https://github.com/someone/their-fork.git", FORK),
+        ("https://token@github.com/someone/their-fork", FORK),
+        ("git@github.com:someone/their-fork.git", FORK),
+        ("ssh://git@github.com/someone/their-fork/", FORK),
+        ("https://github.com/someone/dots.in.it.git", "someone/dots.in.it"),
+        ("https://gitlab.com/someone/their-fork.git", ""),
+        ("https://github.com.example.org/someone/their-fork", ""),
+        ("/srv/git/their-fork.git", ""),
+        ("", ""),
+    ],
+)
+def test_the_address_is_read_off_the_remote(remote, slug):
+    assert address.slug_of(remote) == slug
+
+
+def test_pages_lie_below_the_owner():
+    assert address.pages("Someone/Their-Fork") == "https://someone.github.io/Their-Fork/"
+    assert address.pages("someone/someone.github.io") == "https://someone.github.io/"
+
+
+def test_an_address_that_is_none_is_named(monkeypatch):
+    monkeypatch.setenv("VIT_TUTORIAL_REPOSITORY", "not an address")
+    address.repository.cache_clear()
+    with pytest.raises(ValueError, match="not an address"):
+        address.repository()
+    address.repository.cache_clear()
+
+
+def test_no_file_but_the_notebooks_holds_the_placeholder():
+    known = {"tools/address.py", "tools/sync_book.py", "tools/publish.py", "book/_ext/site.py"}
+    known |= {"tests/test_publish.py", "CONTRIBUTING.md"}
+    command = ["git", "grep", "-l", "OWNER/REPO", "--", ":!*.ipynb", ":!.github"]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout
+    assert set(found.split()) <= known
+
+
+def test_what_is_published_leads_to_the_fork(fork, tmp_path):
+    bare, clone = tmp_path / "their-fork.git", tmp_path / "clone"
+    subprocess.run(["git", "init", "-q", "--bare", str(bare)], check=True)
+    assert publish.main(["--push", str(bare)]) == 0
+    subprocess.run(["git", "clone", "-q", "-b", "colab", str(bare), str(clone)], check=True)
+    notebooks = {path.relative_to(clone).as_posix() for path in clone.glob("book/**/*.ipynb")}
+    assert notebooks == {
+        path.relative_to(ROOT).as_posix()
+        for path in [*ROOT.glob("book/*.ipynb"), *ROOT.glob("book/exercises/*.ipynb")]
+    }
+    for path in clone.glob("book/**/*.ipynb"):
+        text = path.read_text(encoding="utf-8")
+        assert "OWNER/REPO" not in text
+        assert f"pip install -q git+https://github.com/{FORK}" in text
+
+
+def test_nothing_is_published_without_an_address(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(publish, "repository", lambda: address.PLACEHOLDER)
+    assert publish.main([str(tmp_path / "copies")]) == 1
+    assert "VIT_TUTORIAL_REPOSITORY" in capsys.readouterr().err
+    assert not (tmp_path / "copies").exists()
+
+
+def test_every_action_is_pinned_and_every_command_is_there():
+    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
+    for path in ROOT.glob(".github/workflows/*.yml"):
+        work = yaml.safe_load(path.read_text(encoding="utf-8"))
+        assert work["permissions"] == {"contents": "read"}, path.name
+        for step in (step for job in work["jobs"].values() for step in job["steps"]):
+            if "uses" in step:
+                assert re.fullmatch(r"[\w/-]+@[0-9a-f]{40}", step["uses"]), step
+            for words in re.findall(r"\bmake ((?:\w+ ?)+)(?!=)", step.get("run", "")):
+                assert set(words.split()) - {"CHAPTERS"} <= targets, step
+            for script in re.findall(r"tools/\w+\.py", step.get("run", "")):
+                assert (ROOT / script).exists(), step
