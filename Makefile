@@ -22,7 +22,7 @@ RUN = @$(STEP) $(BIN)/python
 NBVAL := -p tools.twice -p no:cacheprovider --nbval-lax --nbval-current-env \
 	--nbval-cell-timeout=300 --nbval-sanitize-with=tools/nbval_sanitize.cfg
 
-.PHONY: help install lint unit notebooks book pages test quick serve outputs colab clean
+.PHONY: help install lint unit notebooks book pages test quick serve outputs colab print release clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -72,8 +72,17 @@ serve: $(INSTALLED)  ## serve the built book on this machine alone
 outputs: $(INSTALLED)  ## run chapters in full on the real MNIST and store their outputs
 	@$(BIN)/python tools/run_notebooks.py $(CHAPTERS)
 
-colab: $(INSTALLED)  ## run one chapter as Colab would: a new environment, that notebook alone
-	@$(BIN)/python tools/colab_check.py $(if $(TORCH_INDEX),--torch-index $(TORCH_INDEX))
+colab: $(INSTALLED)  ## run chapters as Colab does, each alone: CHAPTERS="05", or all
+	@$(BIN)/python tools/colab_check.py $(CHAPTERS) $(if $(TORCH_INDEX),--torch-index $(TORCH_INDEX))
+
+print: $(INSTALLED)  ## the built book as one PDF, in dist/
+	@$(BIN)/python tools/print_book.py
+
+release: book print  ## wheel, source, notebooks and PDF, in dist/
+	@SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/python -m hatchling build -d dist
+	@$(BIN)/python tools/publish.py _build/notebooks
+	@cd _build/notebooks && $(CURDIR)/$(BIN)/python -m zipfile -c ../../dist/notebooks.zip book README.md
+	@ls -l dist
 
 clean:  ## remove what was built (.venv stays)
 	rm -rf _build book/figures dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

@@ -57,7 +57,7 @@ def test_an_address_that_is_none_is_named(monkeypatch):
 
 
 def test_no_file_but_the_notebooks_holds_the_placeholder():
-    known = {"tools/address.py", "tools/sync_book.py", "tools/publish.py", "book/_ext/site.py"}
+    known = {"tools/address.py", "tools/sync_book.py", "tools/publish.py", "book/_ext/website.py"}
     known |= {"tests/test_publish.py", "CONTRIBUTING.md"}
     command = ["git", "grep", "-l", "OWNER/REPO", "--", ":!*.ipynb", ":!.github"]
     found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout

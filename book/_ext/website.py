@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import html
 import json
 import os
@@ -29,7 +30,17 @@ sys.path.insert(0, str(ROOT / "tools"))
 from address import PLACEHOLDER, pages, repository  # noqa: E402
 
 UNUSED = ("fontawesome", "sphinx-thebe", "mathjax", "THEBE_JS_URL")  # in a script's name or text
-FUNCTION = re.compile(r"(<mi>(?:sin|cos|tan|exp|log|ln|max|min)</mi>)(?!<mo|</mrow|<mrow><mo)")
+# what the converter does not know, and what browsers show otherwise than TeX
+LATEX = {"{aligned}": "{align*}", "\\arg\\min": "\\operatorname{arg\\,min}"}
+MATHML = {
+    r"<mo>([A-Za-z]{2,})</mo>": r"<mi>\1</mi>",
+    r"(<mi>(?:sin|cos|tan|exp|log|ln|max|min)</mi>)(?!<mo|</mrow|</mtd|<mrow><mo)": (
+        r'\1<mspace width="0.17em"/>'
+    ),
+    r"<mi>&#x02032;</mi>": "<mo>&#x02032;</mo>",
+    r"<mo[^>]*>&#x0?2016;": '<mo stretchy="false">&#x2016;',
+}
+IMAGE = re.compile(r'<img [^>]*?src="([^":]+)"[^>]*>')
 ICON = re.compile(r"\bfa-[\w-]+")
 DESCRIPTION = 155  # characters, of which a page of results shows most
 ABOUT = "Build the Vision Transformer piece by piece in PyTorch: a free book of runnable notebooks."
@@ -46,9 +57,13 @@ COURSE = {
 
 
 def mathml(latex: str, display: str) -> str:
-    """One formula as MathML; its LaTeX stays in it, for those who copy it."""
+    """One formula as MathML."""
+    for old, new in LATEX.items():
+        latex = latex.replace(old, new)
     made = convert(latex.strip(), display=display)
-    return FUNCTION.sub(r'\1<mspace width="0.17em"/>', made)
+    for pattern, new in MATHML.items():
+        made = re.sub(pattern, new, made)
+    return made
 
 
 def inline_math(translator: Any, node: nodes.math) -> None:
@@ -155,8 +170,10 @@ def only_imports(words: str, cell: dict[str, Any]) -> bool:
     """Whether a code cell imports and does nothing else."""
     if cell["cell_type"] != "code" or "%" in words or cell.get("outputs"):
         return False
-    kinds = {type(line) for line in ast.parse(words).body}
-    return bool(kinds) and kinds <= {ast.Import, ast.ImportFrom}
+    lines = ast.parse(words).body
+    imports = [line for line in lines if isinstance(line, ast.Import | ast.ImportFrom)]
+    calls = [line for line in lines if isinstance(line, ast.Expr)]  # such as set_printoptions
+    return len(imports) > len(calls) and len(imports) + len(calls) == len(lines)
 
 
 def body(item: Any) -> str:
@@ -176,8 +193,11 @@ def finish(app: Any, exception: Exception | None) -> None:
         return
     built, slug = Path(app.outdir), repository()
     for path in [*built.rglob("*.map"), *built.glob("_static/scripts/fontawesome*")]:
-        path.unlink()
+        path.unlink(missing_ok=True)
     smaller_icons(built)
+    for path in built.glob("book/*.html"):
+        text = path.read_text(encoding="utf-8")
+        path.write_text(IMAGE.sub(functools.partial(waiting, path), text), encoding="utf-8")
     for path in (ROOT / "book" / "exercises").glob("*.ipynb"):
         target = built / "_sources" / path.relative_to(ROOT)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -188,6 +208,17 @@ def finish(app: Any, exception: Exception | None) -> None:
             path.write_text(text.replace(PLACEHOLDER, slug), encoding="utf-8")
     if slug != PLACEHOLDER:
         sitemap(built, pages(slug))
+
+
+def waiting(page: Path, found: re.Match[str]) -> str:
+    """An image that is loaded when it is near the screen, in a place of the right shape."""
+    tag, source = found[0], found[1]
+    picture = page.parent / source
+    if picture.suffix == ".png" and "height=" not in tag:
+        head = picture.read_bytes()[:24]
+        width, height = (int.from_bytes(head[i : i + 4], "big") for i in (16, 20))
+        tag = tag.replace("<img ", f'<img width="{width // 2}" height="{height // 2}" ', 1)
+    return tag if "loading=" in tag else tag.replace("<img ", '<img loading="lazy" ', 1)
 
 
 def smaller_icons(built: Path) -> None:
@@ -201,7 +232,7 @@ def smaller_icons(built: Path) -> None:
             if not of_icons or of_icons & named:
                 shapes |= {int(code, 16) for code in re.findall(r'"\\([0-9a-f]{2,5})"', rule)}
     for path in built.glob("_static/vendor/fontawesome/webfonts/*.ttf"):
-        path.unlink()
+        path.unlink(missing_ok=True)
     for path in built.glob("_static/vendor/fontawesome/webfonts/*.woff2"):
         font = TTFont(path)
         job = Subsetter()
