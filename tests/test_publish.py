@@ -95,7 +95,7 @@ def test_every_action_is_pinned_and_every_command_is_there():
         for step in (step for job in work["jobs"].values() for step in job["steps"]):
             if "uses" in step:
                 assert re.fullmatch(r"[\w/-]+@[0-9a-f]{40}", step["uses"]), step
-            for words in re.findall(r"\bmake ((?:\w+ ?)+)(?!=)", step.get("run", "")):
-                assert set(words.split()) - {"CHAPTERS"} <= targets, step
+            for words in re.findall(r"\bmake ((?:[a-z]+ ?)+)", step.get("run", "")):
+                assert set(words.split()) <= targets, step
             for script in re.findall(r"tools/\w+\.py", step.get("run", "")):
                 assert (ROOT / script).exists(), step

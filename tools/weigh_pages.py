@@ -17,7 +17,12 @@ from pathlib import Path
 from check_pages import HTML, browser
 
 TEXT = (".html", ".css", ".js", ".svg", ".json", ".ipynb", ".txt", ".xml")
-NETWORK = {"offline": False, "latency": 60, "downloadThroughput": 9e6 / 8, "uploadThroughput": 9e6 / 8}
+NETWORK = {
+    "offline": False,
+    "latency": 60,
+    "downloadThroughput": 9e6 / 8,
+    "uploadThroughput": 9e6 / 8,
+}
 WATCH = """() => {
   window.seen = {paint: 0, shift: 0};
   new PerformanceObserver((list) => {
@@ -83,7 +88,9 @@ async def main(names: list[str]) -> None:
     """Print a line for each page."""
     from playwright.async_api import async_playwright
 
-    names = names or [p.relative_to(HTML).with_suffix("").as_posix() for p in sorted(HTML.glob("book/*.html"))]
+    names = names or [
+        p.relative_to(HTML).with_suffix("").as_posix() for p in sorted(HTML.glob("book/*.html"))
+    ]
     handler = functools.partial(Compressed, directory=str(HTML))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -91,7 +98,9 @@ async def main(names: list[str]) -> None:
             chrome = await browser(play)
             print(f"{'page':34}{'KB':>7}{'files':>7}{'paint s':>9}{'shift':>8}")
             for name in names:
-                weight, count, paint, shift = await visit(chrome, f"http://127.0.0.1:{server.server_port}", name)
+                weight, count, paint, shift = await visit(
+                    chrome, f"http://127.0.0.1:{server.server_port}", name
+                )
                 print(f"{name:34}{weight / 1000:7.0f}{count:7}{paint / 1000:9.2f}{shift:8.3f}")
             await chrome.close()
         server.shutdown()

@@ -146,7 +146,9 @@ def describe(app: Any, page: str, template: str, context: dict[str, Any], tree: 
     tags.append(f'<script type="application/ld+json">{data}</script>')
     context["metatags"] = context.get("metatags", "") + "\n".join(tags)
     if page.split("/")[-1][:2].isdigit() and context.get("body"):
-        row = " · ".join(f'<a href="{html.escape(to)}">{name}</a>' for name, to in links(page, slug))
+        row = " · ".join(
+            f'<a href="{html.escape(to)}">{name}</a>' for name, to in links(page, slug)
+        )
         nav = f'<nav class="page-links" aria-label="This chapter elsewhere">{row}</nav>'
         context["body"] = context["body"].replace("</h1>", f"</h1>\n{nav}", 1)
 
