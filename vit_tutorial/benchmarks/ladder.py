@@ -83,6 +83,9 @@ VARIANTS = {
     "one head": Rung(5, lambda: class_token_of(embedding(), MultiHeadSelfAttention(D, 1))),
     "four heads": Rung(5, lambda: class_token_of(embedding(), MultiHeadSelfAttention(D, 4))),
     "one block": Rung(6, lambda: class_token_of(embedding(), Encoder(1, D, 4, 2 * D))),
+    "four blocks, no positions": Rung(
+        6, lambda: class_token_of(embedding(positions="none"), Encoder(4, D, 4, 2 * D))
+    ),
     "four blocks": Rung(6, lambda: class_token_of(embedding(), Encoder(4, D, 4, 2 * D))),
     "the whole model, no positions": Rung(7, lambda: whole("none")),
     "the whole model": Rung(7, whole),
