@@ -8,6 +8,7 @@
 6. The reference lists every `forward`, for the shapes in its signature.
 7. Scripts that sphinx-thebe 0.3 adds twice, with an error in every browser, are dropped.
 8. The tables of the page "Measured" are made from the records.
+9. A link to an exercise notebook downloads it.
 """
 
 from __future__ import annotations
@@ -58,6 +59,11 @@ def show_maps(app: Any, docname: str, source: list[str]) -> None:
                 image = cell["metadata"].setdefault("mystnb", {}).setdefault("image", {})
                 image.setdefault("width", f"{png_width(output['data']['image/png']) // 2}px")
     source[0] = json.dumps(notebook)
+
+
+def offer_exercises(app: Any, docname: str, source: list[str]) -> None:
+    """A link to an exercise notebook downloads it: those notebooks are no pages of the book."""
+    source[0] = source[0].replace("](exercises/", "](path:exercises/")
 
 
 def show_records(app: Any, docname: str, source: list[str]) -> None:
@@ -124,6 +130,7 @@ def setup(app: Any) -> dict[str, Any]:
     app.add_directive("model-map", pictures.ModelMap)
     app.connect("source-read", show_maps)
     app.connect("source-read", show_records)
+    app.connect("source-read", offer_exercises)
     app.connect("autodoc-skip-member", keep_forward)
     app.connect("html-page-context", pictures.fit_pictures)
     app.connect("html-page-context", drop_scripts, priority=990)
