@@ -71,7 +71,7 @@ class Colab:
         return run.stdout.strip()
 
     def run(self, notebook: Path) -> str:
-        """Run one notebook alone; the seconds of its first cell. Raises RuntimeError if it is off."""
+        """Run one notebook alone; the seconds of its first cell. Raises RuntimeError if off."""
         self.do(self.folder, "-m", "pip", "uninstall", "-q", "-y", "vit_tutorial")
         with tempfile.TemporaryDirectory(dir=self.folder) as place:
             empty = Path(place)

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FILE = ROOT / "dist" / "vision-transformer-from-scratch.pdf"
 PAPER = {
     "format": "A4",
-    "margin": {side: "16mm" for side in ("top", "bottom", "left", "right")},
+    "margin": dict.fromkeys(("top", "bottom", "left", "right"), "16mm"),
     "print_background": True,
     "display_header_footer": True,
     "header_template": "<span></span>",

@@ -1,4 +1,4 @@
-"""Publish the notebooks for Colab: copies that hold the repository's address, in a branch of their own.
+"""Publish the notebooks for Colab: copies with the repository's address, in their own branch.
 
     python tools/publish.py FOLDER                 write the copies into FOLDER
     python tools/publish.py --push REMOTE          replace the branch `colab` of a git remote

@@ -1,6 +1,6 @@
 """What a first visit costs: bytes over the wire, largest paint and layout shift on a slow phone.
 
-    python tools/weigh_pages.py [page, such as book/05_attention_heads ...]     every page by default
+    python tools/weigh_pages.py [book/05_attention_heads ...]     every page by default
 
 A phone of 390 x 844 pixels with a processor four times slower and 9 Mbit/s, 60 ms away; files are
 compressed as GitHub Pages does. Times differ from machine to machine; bytes do not.
