@@ -17,6 +17,7 @@ from torchvision.transforms import v2
 
 from vit_tutorial import data
 from vit_tutorial.data import Split, batches
+from vit_tutorial.errors import shown
 from vit_tutorial.lab import folders
 from vit_tutorial.lab.augment import random_photo
 from vit_tutorial.lab.folders import Files, FileSplit, load
@@ -494,3 +495,21 @@ def test_images_on_disk_are_adapted_to_a_model_as_those_in_memory(tmp_path, monk
     assert difference.abs().max() <= 1
     with pytest.raises(ValueError, match="the model reads 2 channels, image files have 1 or 3"):
         adapt(on_disk, replace(prepared, mean=(0.5, 0.5), std=(0.2, 0.2)))
+
+
+# ---- names from outside
+
+
+@pytest.mark.parametrize(
+    ("name", "seen"),
+    [
+        ("plain name.png", "plain name.png"),
+        ("猫 و می\u200cخواهم ñ", "猫 و می\u200cخواهم ñ"),
+        ("a\x1b[31mb\r\nerror: \x9b", r"a\x1b[31mb\r\nerror: \x9b"),
+        (os.fsdecode(b"caf\xe9"), r"caf\xe9"),
+        ("\ud800\u202egnp.exe\u2028", r"\ud800\u202egnp.exe\u2028"),
+        ("a" * 9 + "b" * 9, "a" * 5 + "…" + "b" * 5),
+    ],
+)
+def test_a_name_from_outside_is_shown_without_doing_anything(name, seen):
+    assert shown(name, limit=300 if len(name) != 18 else 10) == seen
