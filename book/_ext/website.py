@@ -1,7 +1,7 @@
 """What makes the built site light, still and easy to find.
 
 1. Formulas become MathML while the book is built: no script, no font, nothing moves or waits.
-2. Scripts, fonts and source maps that no page needs are left out; the icon font keeps its icons only.
+2. Scripts and source maps that no page needs are left out; the icon font keeps the icons in use.
 3. Every page has a description, structured data and, where the address is known, its own address.
 4. Every chapter starts with links: Colab, exercises, download, source, a mistake to report.
 5. With an address, downloads of notebooks hold it; with VIT_TUTORIAL_RELEASE set, one is required.
