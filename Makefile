@@ -56,6 +56,12 @@ book: $(INSTALLED)  ## build the book; a warning is an error
 	@rm -rf _build
 	@$(STEP) $(BIN)/jupyter-book build . -W -n --keep-going --quiet
 	@test -f _build/html/book/index.html
+	@for toc in translations/*/_toc.yml; do test -f "$$toc" || continue; folder=$$(dirname "$$toc"); \
+		$(BIN)/jupyter-book build . --toc "$$toc" --path-output "_build/$$folder" -W -n --keep-going \
+			--quiet >/dev/null && mkdir -p _build/html/translations && \
+		cp -R "_build/$$folder/_build/html/$$folder" _build/html/translations/ && \
+		cp -R "_build/$$folder/_build/html/_images/." _build/html/_images/ && \
+		echo "in another language: _build/html/$$folder" || exit 1; done
 	@echo 'The book: _build/html/book/index.html (open it in a browser, or: make serve)'
 
 pages: $(INSTALLED)  ## the built pages: links, and in a browser, where there is one, axe and widths

@@ -1,9 +1,15 @@
 """The repository's address comes from where the book is built, and stands in published copies."""
 
+import http.server
+import json
+import os
 import re
 import subprocess
 import sys
+import threading
+from pathlib import Path
 
+import nbformat
 import pytest
 import yaml
 
@@ -99,3 +105,73 @@ def test_every_action_is_pinned_and_every_command_is_there():
                 assert set(words.split()) <= targets, step
             for script in re.findall(r"tools/\w+\.py", step.get("run", "")):
                 assert (ROOT / script).exists(), step
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """A hub on this machine, as far as downloading one model needs it."""
+
+    folder: Path
+
+    def do_GET(self, body=True):
+        api = re.fullmatch(r"/api/models/([\w./-]+?)(/revision/main)?(\?.*)?", self.path)
+        name = self.path.rsplit("/", 1)[-1]
+        headers = {"X-Repo-Commit": "a" * 40, "ETag": f'"{name}"'}
+        there = [(path.name, path.stat().st_size) for path in self.folder.iterdir()]
+        if "/tree/" in self.path:
+            content = json.dumps([
+                {"type": "file", "path": path, "size": size, "oid": path} for path, size in there
+            ]).encode()  # fmt: skip
+        elif api:
+            files = [{"rfilename": path} for path, _ in there]
+            content = json.dumps({"id": api[1], "sha": "a" * 40, "siblings": files}).encode()
+        elif "/resolve/" in self.path and (self.folder / name).exists():
+            content = (self.folder / name).read_bytes()
+        else:
+            self.send_error(404)
+            return
+        self.send_response(200)
+        for key, value in {**headers, "Content-Length": str(len(content))}.items():
+            self.send_header(key, value)
+        self.end_headers()
+        if body:
+            self.wfile.write(content)
+
+    def do_HEAD(self):
+        self.do_GET(body=False)
+
+    def log_message(self, *_):
+        """Say nothing."""
+
+
+@pytest.mark.long
+def test_the_cells_that_need_a_network_show_what_they_fetch(tmp_path):
+    transformers = pytest.importorskip("transformers", reason="in the extra `compare`")
+    Hub.folder = tmp_path / "hub"
+    config = transformers.ViTConfig(
+        hidden_size=24, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48,
+        image_size=32, patch_size=8, id2label=dict(enumerate(["pagoda", "palace", "boat", "bee", "bus"])),
+    )  # fmt: skip
+    transformers.ViTForImageClassification(config).save_pretrained(Hub.folder)
+    size = {"height": 32, "width": 32}
+    transformers.ViTImageProcessor(size=size).save_pretrained(Hub.folder)
+    cells = nbformat.read(ROOT / "book" / "12_transfer.ipynb", as_version=4).cells
+    chosen = [c.source for c in cells if {"network", "setup"} & set(c.metadata.get("tags", []))]
+    imports = [c.source for c in cells if c.source.startswith(("import tempfile", "import warn"))]
+    source = "\n".join([chosen[0].replace("%pip", "# %pip").replace("    # %pip", "    pass  # "),
+                        *imports, *chosen[1:]])  # fmt: skip
+    source = re.sub(r'"timm:\S+", ', "", source)  # that name leads to another file of the hub
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        here = f"http://127.0.0.1:{server.server_port}"
+        settings = {"VIT_TUTORIAL_FETCH": "1", "HF_ENDPOINT": here, "HF_HOME": str(tmp_path)}
+        settings |= {"HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1", "MPLBACKEND": "agg"}
+        run = subprocess.run(
+            [sys.executable, "-c", source], env={**os.environ, **settings}, cwd=tmp_path,
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        server.shutdown()
+    assert run.returncode == 0, run.stderr
+    assert "hf:google/vit-base-patch16-224\n  not in" not in run.stdout
+    shares = re.findall(r"([\d.]+)%  (\w+)", run.stdout)
+    assert {name for _, name in shares} == {"pagoda", "palace", "boat", "bee", "bus"}
+    assert sum(float(share) for share, _ in shares) == pytest.approx(100, abs=0.5)

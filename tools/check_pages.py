@@ -178,7 +178,8 @@ async def look(root: Path) -> list[str] | None:
     """The faults of every page below `root`/book, or None without a browser."""
     from playwright.async_api import async_playwright
 
-    names = [path.relative_to(root).as_posix() for path in sorted(root.glob("book/*.html"))]
+    found = [*sorted(root.glob("book/*.html")), *sorted(root.glob("translations/*/*.html"))]
+    names = [path.relative_to(root).as_posix() for path in found]
     async with async_playwright() as play:
         chrome = await browser(play)
         if chrome is None:

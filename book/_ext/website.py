@@ -98,7 +98,7 @@ def description(doctree: nodes.document | None) -> str:
 def links(docname: str, slug: str) -> list[tuple[str, str]]:
     """What a reader can do with a page: label and address."""
     path = f"{docname}.ipynb" if (ROOT / f"{docname}.ipynb").exists() else f"{docname}.md"
-    found = []
+    found, up = [], "../" * docname.count("/")
     notebook = path.endswith(".ipynb")
     exercises = Path(path).parent / "exercises" / Path(path).name
     if slug != PLACEHOLDER and notebook:
@@ -107,9 +107,9 @@ def links(docname: str, slug: str) -> list[tuple[str, str]]:
         if (ROOT / exercises).exists():
             found.append(("Exercises in Colab", f"{colab}/{exercises}"))
     if notebook:
-        found.append(("Download the notebook", f"../_sources/{path}"))
+        found.append(("Download the notebook", f"{up}_sources/{path}"))
         if (ROOT / exercises).exists():
-            found.append(("Download the exercises", f"../_sources/{exercises}"))
+            found.append(("Download the exercises", f"{up}_sources/{exercises}"))
     if slug != PLACEHOLDER:
         github = f"https://github.com/{slug}"
         found.append(("View source", f"{github}/blob/main/{path}"))
@@ -118,12 +118,28 @@ def links(docname: str, slug: str) -> list[tuple[str, str]]:
     return found
 
 
+def languages(docname: str) -> list[tuple[str, str]]:
+    """The same page in other languages: the language's own name, and the address from here.
+
+    A translation is a folder `translations/xx` whose `_toc.yml` starts with the name: `# Español`.
+    """
+    folder, name = docname.rsplit("/", 1)
+    found = []
+    for path in [ROOT / "book", *sorted(ROOT.glob("translations/*"))]:
+        there = path.relative_to(ROOT).as_posix()
+        if there != folder and any((path / f"{name}{kind}").exists() for kind in (".md", ".ipynb")):
+            toc = path / "_toc.yml"
+            label = toc.read_text("utf-8").splitlines()[0].strip("# ") if toc.exists() else "English"
+            found.append((label, f"{os.path.relpath(there, folder)}/{name}.html"))
+    return found
+
+
 def describe(app: Any, page: str, template: str, context: dict[str, Any], tree: Any) -> None:
     """Give a page its scripts, its head and its row of links."""
     for key in ("script_files", "css_files"):
         kept = [item for item in context.get(key, []) if not unused(item)]
         context[key] = list({(str(item), body(item)): item for item in kept}.values())
-    if not page.startswith("book/"):
+    if not page.startswith(("book/", "translations/")):
         return
     text = description(tree)
     title = html.escape(re.sub("<[^>]+>", "", context.get("title", "")))
@@ -145,10 +161,10 @@ def describe(app: Any, page: str, template: str, context: dict[str, Any], tree: 
     data = json.dumps(course).replace("</", "<\\/")
     tags.append(f'<script type="application/ld+json">{data}</script>')
     context["metatags"] = context.get("metatags", "") + "\n".join(tags)
-    if page.split("/")[-1][:2].isdigit() and context.get("body"):
-        row = " · ".join(
-            f'<a href="{html.escape(to)}">{name}</a>' for name, to in links(page, slug)
-        )
+    chapter = page.split("/")[-1][:2].isdigit()
+    found = (links(page, slug) if chapter else []) + languages(page)
+    if found and context.get("body"):
+        row = " · ".join(f'<a href="{html.escape(to)}">{name}</a>' for name, to in found)
         nav = f'<nav class="page-links" aria-label="This chapter elsewhere">{row}</nav>'
         context["body"] = context["body"].replace("</h1>", f"</h1>\n{nav}", 1)
 
@@ -197,7 +213,7 @@ def finish(app: Any, exception: Exception | None) -> None:
     for path in [*built.rglob("*.map"), *built.glob("_static/scripts/fontawesome*")]:
         path.unlink(missing_ok=True)
     smaller_icons(built)
-    for path in built.glob("book/*.html"):
+    for path in [*built.glob("book/*.html"), *built.glob("translations/*/*.html")]:
         text = path.read_text(encoding="utf-8")
         path.write_text(IMAGE.sub(functools.partial(waiting, path), text), encoding="utf-8")
     for path in (ROOT / "book" / "exercises").glob("*.ipynb"):
@@ -262,6 +278,9 @@ def configure(app: Any, config: Any) -> None:
             "owner/name, or build in a clone whose remote 'origin' lies on GitHub"
         )
     config.html_math_renderer = "mathml"
+    toc = Path(config.external_toc_path)
+    if toc.parent.parent.name == "translations":
+        config.language = toc.parent.name
     config.html_baseurl = "" if slug == PLACEHOLDER else pages(slug)
     options = config.html_theme_options
     options.update({key: False for key in options if key.startswith("use_")})
