@@ -20,6 +20,7 @@ import address
 import publish
 
 FORK = "someone/their-fork"
+NAMES = ["pagoda", "palace", "boat", "bee", "bus"]
 
 
 @pytest.fixture
@@ -149,7 +150,7 @@ def test_the_cells_that_need_a_network_show_what_they_fetch(tmp_path):
     Hub.folder = tmp_path / "hub"
     config = transformers.ViTConfig(
         hidden_size=24, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48,
-        image_size=32, patch_size=8, id2label=dict(enumerate(["pagoda", "palace", "boat", "bee", "bus"])),
+        image_size=32, patch_size=8, id2label=dict(enumerate(NAMES)),
     )  # fmt: skip
     transformers.ViTForImageClassification(config).save_pretrained(Hub.folder)
     size = {"height": 32, "width": 32}
@@ -173,5 +174,5 @@ def test_the_cells_that_need_a_network_show_what_they_fetch(tmp_path):
     assert run.returncode == 0, run.stderr
     assert "hf:google/vit-base-patch16-224\n  not in" not in run.stdout
     shares = re.findall(r"([\d.]+)%  (\w+)", run.stdout)
-    assert {name for _, name in shares} == {"pagoda", "palace", "boat", "bee", "bus"}
+    assert {name for _, name in shares} == set(NAMES)
     assert sum(float(share) for share, _ in shares) == pytest.approx(100, abs=0.5)

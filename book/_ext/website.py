@@ -129,8 +129,8 @@ def languages(docname: str) -> list[tuple[str, str]]:
         there = path.relative_to(ROOT).as_posix()
         if there != folder and any((path / f"{name}{kind}").exists() for kind in (".md", ".ipynb")):
             toc = path / "_toc.yml"
-            label = toc.read_text("utf-8").splitlines()[0].strip("# ") if toc.exists() else "English"
-            found.append((label, f"{os.path.relpath(there, folder)}/{name}.html"))
+            first = toc.read_text("utf-8").splitlines()[0] if toc.exists() else "# English"
+            found.append((first.strip("# "), f"{os.path.relpath(there, folder)}/{name}.html"))
     return found
 
 
