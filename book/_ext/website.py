@@ -23,6 +23,8 @@ from docutils import nodes
 from fontTools.subset import Subsetter
 from fontTools.ttLib import TTFont
 from latex2mathml.converter import convert
+from matplotlib.font_manager import findfont
+from PIL import Image, ImageDraw, ImageFont
 from sphinx.errors import ExtensionError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -213,6 +215,7 @@ def finish(app: Any, exception: Exception | None) -> None:
     for path in [*built.rglob("*.map"), *built.glob("_static/scripts/fontawesome*")]:
         path.unlink(missing_ok=True)
     smaller_icons(built)
+    card(built)
     for path in [*built.glob("book/*.html"), *built.glob("translations/*/*.html")]:
         text = path.read_text(encoding="utf-8")
         path.write_text(IMAGE.sub(functools.partial(waiting, path), text), encoding="utf-8")
@@ -226,6 +229,19 @@ def finish(app: Any, exception: Exception | None) -> None:
             path.write_text(text.replace(PLACEHOLDER, slug), encoding="utf-8")
     if slug != PLACEHOLDER:
         sitemap(built, pages(slug))
+
+
+def card(built: Path) -> None:
+    """The picture that other sites show beside a link to the book, 1200 x 630 pixels."""
+    sheet = Image.new("RGB", (1200, 630), "white")
+    model = Image.open(ROOT / "book" / "_static" / "model_light.png").convert("RGB")
+    height = round(model.height * 1120 / model.width)
+    sheet.paste(model.resize((1120, height)), (40, 600 - height))
+    draw, font = ImageDraw.Draw(sheet), findfont("DejaVu Sans")
+    draw.text((40, 50), "Vision Transformer from scratch", "#1b1f24", ImageFont.truetype(font, 62))
+    words = "A book of runnable notebooks: every piece in PyTorch, every claim proved"
+    draw.text((40, 140), words, "#57606a", ImageFont.truetype(font, 28))
+    sheet.quantize(64).save(built / "_static" / "card.png", optimize=True)
 
 
 def waiting(page: Path, found: re.Match[str]) -> str:
