@@ -4,8 +4,8 @@
 
 Every link within the book leads somewhere. Then a Chrome or Chromium of this machine opens each
 page once, and looks at it on phones and on a desk, in light and in dark: no error of a script, no
-request to another machine, nothing missing, nothing heavy, nothing wider than the screen, nothing that axe has
-against it. Where no browser starts, it says so, and passes.
+request to another machine, nothing missing, nothing heavy, nothing wider than the screen, nothing
+that axe has against it. Where no browser starts, it says so, and passes.
 """
 
 import asyncio
