@@ -416,7 +416,7 @@
       else if (st.out) {
         const a = row(0, 3, H), top = Math.max(...a.slice(1));
         map(big, a, top, false);
-        under4.textContent = `what the class token reads in block 4; at most ${percent(top)}`;
+        under4.textContent = `read by the class token, at most ${percent(top)}`;
       }
       else for (const c of [big, ...heads.map((b) => b.firstChild)]) c.getContext("2d").clearRect(0, 0, c.width, c.height);
       if (full && !st.out) reads.textContent = "";
@@ -450,7 +450,7 @@
     // ---- the page
     const apart = canvas(392, 392, { class: "vit-see", role: "img", "aria-label": "The 49 patches, moved apart" });
     const scale = el("p", { class: "vit-scale" }, "0 ", el("span", {}, el("i", { title: "the even share, 2 %" })), " ", el("b", {}, ""), el("small", {}, " of its reading; the mark is the even share, 2 %"));
-    const under4 = el("span", {}, "what the class token reads in block 4");
+    const under4 = el("span", {}, "read by the class token");
     const meanName = el("span", {}, "mean");
     const lens = el("table", {}, el("caption", {}, "Probabilities in percent, if the head read the class token after each block"),
       el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "block"), ...Array.from({ length: 10 }, (_, k) => el("th", { scope: "col" }, String(k))))),
