@@ -1,9 +1,11 @@
 """The live page computes what PyTorch computes, from weights that are not stale."""
 
 import base64
+import gzip
 import json
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +21,11 @@ from vit_tutorial.data import load
 from vit_tutorial.lab import export
 from vit_tutorial.weights import checkpoint
 
-LIVE = Path(__file__).resolve().parents[1] / "book" / "_live"
+ROOT = Path(__file__).resolve().parents[1]
+LIVE = ROOT / "book" / "_live"
+sys.path.insert(0, str(ROOT / "book" / "_ext"))
+import live  # noqa: E402
+
 NODE = shutil.which("node")
 needs_node = pytest.mark.skipif(NODE is None, reason="node is not installed: no JavaScript is run")
 L, H, T, K = 6, 4, 50, 10
@@ -216,3 +222,32 @@ def test_where_and_how_large_a_digit_is_drawn_changes_nothing(tmp_path):
     both = run_engine(tmp_path, strokes=[line, moved]).view(2, -1)
     assert_close(both[0], both[1], atol=1e-4, rtol=0)
     assert both[0, :784].max() == 1
+
+
+# ---- the pages
+
+
+def test_all_files_of_the_page_together_weigh_at_most_200_kb_compressed():
+    sizes = {name: len(gzip.compress((LIVE / name).read_bytes(), 6)) for name in live.FILES}
+    assert sum(sizes.values()) <= 200_000, sizes
+    stated = json.loads((ROOT / live.RECORD).read_text())["runs"][-1]["bytes"]
+    assert stated == pytest.approx(sum(sizes.values()), rel=0.02)  # if not: measure again
+
+
+def test_the_numbers_in_the_pages_are_the_records():
+    known = live.values(ROOT)
+    run = json.loads((ROOT / live.RECORD).read_text())["runs"][-1]
+    assert known["live_right"] == f"{run['drawings right']} of {run['drawings']}"
+    assert known["live_accuracy"] == f"{100 * run['test_accuracy']:.2f} %"
+    for page in live.PAGES:
+        text = (ROOT / f"{page}.md").read_text(encoding="utf-8")
+        named = set(live.NAME.findall(text))
+        assert named
+        assert named <= set(known)
+        assert "```{live}" in text
+
+
+def test_the_front_page_opens_with_the_way_in_and_the_model():
+    text = (ROOT / "book" / "index.md").read_text(encoding="utf-8")
+    start = text.index("Start with 01")
+    assert start < text.index("](#three-routes)") < text.index("```{live} small") < text.index("##")

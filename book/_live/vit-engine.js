@@ -54,8 +54,8 @@
       for (let i = 0; i < D; i++) y[o + i] = (x[o + i] - mean) * k * gain[i] + bias[i];
     }
   }
-  function gelu(a) {  // exact: erf by Abramowitz and Stegun, 7.1.26, to 1.5e-7
-    for (let i = 0; i < a.length; i++) {
+  function gelu(a, n) {  // exact: erf by Abramowitz and Stegun, 7.1.26, to 1.5e-7
+    for (let i = 0; i < n; i++) {
       const x = a[i], z = Math.abs(x) * Math.SQRT1_2, t = 1 / (1 + 0.3275911 * z);
       const p = t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027
         + t * 1.061405429)))), erf = 1 - p * Math.exp(-z * z);
@@ -79,7 +79,7 @@
     const dense = (name, a, n, inner, outer, y) =>
       linear(a, n, inner, W[name + ".weight"], W[name + ".bias"], outer, y);
     const norm = (name, n) => layerNorm(z, n, D, W[name + ".weight"], W[name + ".bias"], x);
-    const add = () => { for (let i = 0; i < z.length; i++) z[i] += read[i]; };
+    const add = (n) => { for (let i = 0; i < n * D; i++) z[i] += read[i]; };
 
     function embed(image, what) {
       for (let p = 0; p < N; p++) {
@@ -127,14 +127,15 @@
         for (let k = 0, n = l * h; k < h; k++, n++) {
           head(maps.subarray(n * T * T, (n + 1) * T * T), k, what, what.off && what.off[n]);
         }
+        const n = l < L - 1 ? T : 1;  // after the last map nobody reads the patches any more
         x.set(read);
-        dense(block + "attention.projection", x, T, D, D, read);
-        add();
-        norm(block + "norm2", T);
-        dense(block + "mlp.0", x, T, D, M, hidden);
-        gelu(hidden);
-        dense(block + "mlp.3", hidden, T, M, D, read);
-        add();
+        dense(block + "attention.projection", x, n, D, D, read);
+        add(n);
+        norm(block + "norm2", n);
+        dense(block + "mlp.0", x, n, D, M, hidden);
+        gelu(hidden, n * M);
+        dense(block + "mlp.3", hidden, n, M, D, read);
+        add(n);
         norm("encoder.norm", 1);
         dense("head", x, 1, D, K, (lens[l] = f(K)));
       }
