@@ -22,7 +22,7 @@ from nbformat import NotebookNode
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tools.run_notebooks import KERNEL
-from tools.sync_book import PLACEHOLDER, ROOT, repository
+from tools.sync_book import PLACEHOLDER, ROOT, TAG, repository
 
 BOOK, FOLDER = ROOT / "book", ROOT / "book" / "exercises"
 SOLUTION = "# @title Solution"
@@ -127,13 +127,14 @@ def make(path: Path) -> NotebookNode:
     ]
     kept = {i for numbers in work for i in numbers if not is_solution(cells[i])}
     setup = {i for i, cell in enumerate(cells) if "setup" in cell.metadata.get("tags", [])}
-    before = sorted(needed(cells, kept) - setup)
+    before = needed(cells, kept) - setup
     title = cells[0].source.splitlines()[0].removeprefix("# ")
     made = [text("exercises-title", opening(title, path.name))]
     made += [plain(cells[i]) for i in sorted(setup)]
-    if before:
-        made += [text("exercises-before", "## From the chapter\n\nRun these first.")]
-    made += [plain(cells[i]) for i in (*before, *sorted(kept))]
+    if min(before | kept) in before:
+        made.append(text("exercises-before", "## From the chapter\n\nRun these first."))
+    for i in sorted(before | kept):
+        made.append(imported(cells[i]) if i in before else plain(cells[i]))
     made += [text("exercises-end", "## How far you are"), code("exercises-progress", PROGRESS)]
     for cell in made:
         left = re.search(r"\b[Bb]ook_\w+", cell.source) if cell.cell_type == "code" else None
@@ -178,6 +179,15 @@ def plain(cell: NotebookNode) -> NotebookNode:
     if made.source != cell.source:  # it runs the reader's function, and may come before that works
         made.metadata["tags"] = ["raises-exception"]
     return made
+
+
+def imported(cell: NotebookNode) -> NotebookNode:
+    """As `plain`, but what the package defines is imported: its text is an answer."""
+    tags = [tag for tag in cell.metadata.get("tags", []) if tag.startswith(TAG)]
+    if not tags:
+        return plain(cell)
+    module, _, name = tags[0].removeprefix(TAG).rpartition(".")
+    return code(cell.id, f"from {module} import {name}")
 
 
 def main(arguments: list[str] | None = None) -> int:

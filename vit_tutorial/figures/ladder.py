@@ -53,21 +53,19 @@ def ladder_table(runs: Runs, until: int) -> str:
 
 
 def show_ladder(ax: Axes, runs: Runs, until: int) -> Axes:
-    """A row for each rung so far and a ring for each seed; the rungs of chapter `until` are dark.
+    """A row for each rung so far: a ring for each seed, and the mean.
 
-    A thin line marks the first rung, which the others have to pass.
+    The rungs of chapter `until` have a colour. A dashed line marks the first rung, which the others
+    have to pass.
     """
     found = rungs(runs, until)
     ax.axvline(found[0].mean, color=colour("quiet"), lw=0.8, ls="--", zorder=0)
     for row, rung in enumerate(found):
         ink = colour("head" if rung.chapter == until else "quiet")
         ax.plot(rung.accuracies, [row] * len(rung.accuracies), "o", ms=6, mfc="none", color=ink)
-        ax.annotate(
-            f"{rung.mean:.1f}", (max(rung.accuracies), row), (8, 0),
-            textcoords="offset points", va="center", color=colour("ink"), fontsize=8.5,
-        )  # fmt: skip
+        ax.text(124, row, f"{rung.mean:.1f}", ha="right", va="center", fontsize=8.5)
     ax.set_yticks(range(len(found)), [rung.name for rung in found])
     n = min(len(rung.accuracies) for rung in found)
-    ax.set(xlim=(0, 112), xticks=range(0, 101, 20), ylim=(len(found) - 0.5, -0.5))
+    ax.set(xlim=(0, 125), xticks=range(0, 101, 20), ylim=(len(found) - 0.5, -0.5))
     ax.set_xlabel(f"validation accuracy in %, n = {n}")
     return ax
