@@ -5,7 +5,8 @@
 
 A cell tagged `source:vit_tutorial.attention.MultiHeadSelfAttention` holds that object's source to
 the letter; a cell tagged `setup` holds SETUP. Its OWNER/REPO is replaced in the published copies
-(tools/publish.py).
+(tools/publish.py). A translated chapter, translations/es/01_patching.ipynb, has the code and the
+outputs of the original.
 """
 
 import argparse
@@ -73,6 +74,29 @@ def sync_cells(path: Path, write: bool) -> list[str]:
     return [f"{path.name}: {name} differs" for name in stale]
 
 
+def sync_translation(path: Path, write: bool) -> list[str]:
+    """Compare a translated chapter's code with the original's; with `write`, copy it, outputs too.
+
+    Raises LookupError if there is no such chapter, or one with another number of code cells.
+    """
+    original = ROOT / "book" / path.name
+    if not original.is_file():
+        raise LookupError(f"{path.relative_to(ROOT)} translates no chapter of the book")
+    there, here = (nbformat.read(p, as_version=4) for p in (original, path))
+    pairs = [[c for c in book.cells if c.cell_type == "code"] for book in (here, there)]
+    if len(pairs[0]) != len(pairs[1]):
+        counts = f"{len(pairs[0])} code cells, the original {len(pairs[1])}"
+        raise LookupError(f"{path.relative_to(ROOT)} has {counts}")
+    stale = [i for i, (ours, theirs) in enumerate(zip(*pairs, strict=True), start=1)
+             if (ours.source, ours.outputs) != (theirs.source, theirs.outputs)]  # fmt: skip
+    if stale and write:
+        for ours, theirs in zip(*pairs, strict=True):
+            for key in ("source", "outputs", "execution_count"):
+                ours[key] = theirs[key]
+        nbformat.write(here, path)
+    return [f"{path.relative_to(ROOT)}: code cell {i} differs" for i in stale]
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; the exit code is 1 where something differs and nothing was written."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -81,6 +105,8 @@ def main(arguments: list[str] | None = None) -> int:
     write = options.write
     try:
         found = [x for p in sorted(ROOT.glob("book/*.ipynb")) for x in sync_cells(p, write)]
+        translated = sorted(ROOT.glob("translations/*/*.ipynb"))
+        found += [x for p in translated for x in sync_translation(p, write)]
     except LookupError as error:
         print(f"sync_book: {error.args[0]}")
         return 1
