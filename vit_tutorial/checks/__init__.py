@@ -24,6 +24,7 @@ from vit_tutorial.checks.core import CheckFailed, Mistakes, agree, check
 from vit_tutorial.checks.empty_file import (
     check_attention_class,
     check_block_class,
+    check_embedding_class,
     check_vit_class,
 )
 from vit_tutorial.checks.encoder import check_block, check_lens, check_merge, check_walk_without
@@ -55,6 +56,7 @@ from vit_tutorial.checks.projection import (
     check_projection,
     check_weight_from_authors,
 )
+from vit_tutorial.checks.recipe import check_average, check_gap, check_orthogonal
 from vit_tutorial.checks.scale import (
     check_batch,
     check_flops,
@@ -88,6 +90,7 @@ __all__ = [
     "check_attention_class",
     "check_attention_rollout",
     "check_attention_weights",
+    "check_average",
     "check_batch",
     "check_block",
     "check_block_class",
@@ -99,9 +102,11 @@ __all__ = [
     "check_cross_entropy",
     "check_disagreement",
     "check_dot",
+    "check_embedding_class",
     "check_flops",
     "check_fold",
     "check_forward",
+    "check_gap",
     "check_gradient",
     "check_growth",
     "check_interrupted",
@@ -113,6 +118,7 @@ __all__ = [
     "check_nearest",
     "check_needed",
     "check_occlusion_map",
+    "check_orthogonal",
     "check_overlapping",
     "check_parameter_groups",
     "check_parameters",
