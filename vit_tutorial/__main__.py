@@ -19,7 +19,9 @@ from vit_tutorial.attention_maps import class_token_maps
 from vit_tutorial.data import NAMES, Data, default_dataset
 from vit_tutorial.errors import shown, unknown
 from vit_tutorial.figures import sheets
+from vit_tutorial.lab import recipes
 from vit_tutorial.lab.folders import load
+from vit_tutorial.lab.listing import PICTURES
 from vit_tutorial.lab.recipes import CHOICES, PLAIN, PRESETS, Recipe, model_config
 from vit_tutorial.lab.report import html_report
 from vit_tutorial.lab.run import Run, count, fit
@@ -99,6 +101,7 @@ OPTIONS = {  # the value, and what --help says
 }
 DRAWN = 60  # images whose maps `predict` draws at most
 PART = 2**20  # pixels of the images that `predict` gives the model at a time
+AT_MOST = 64  # pixels a side: the images of a folder that are larger are brought to it
 DATA = "data root image-size"
 MODEL = "patch-size layers hidden-size mlp-size heads dropout positions pool"
 RECIPE = (
@@ -211,22 +214,37 @@ def run_train(args: argparse.Namespace) -> None:
     if args.data is None and not (args.resume and args.out):  # then the state there names it
         made_for = (args.preset or "").partition("-")[0]
         args.data = made_for if made_for in NAMES else default_dataset()
-    name = (args.data or "").replace(":", "-").replace("/", "-")
-    args.out = args.out or Path("runs") / f"{name}-seed{args.seed}"
-    fit(args, new_run, draw_pictures, ("curves.png", "attention.png"))
+    args.out = args.out or usual_out(args, "")
+    fit(args, new_run, draw_pictures, PICTURES)
+
+
+def usual_out(args: argparse.Namespace, kind: str) -> Path:
+    """The folder of a run that is not told where to go, named after its data."""
+    name = Path((args.data or "").removeprefix("folder:")).expanduser().resolve().name
+    return Path("runs") / f"{kind}{name}-seed{args.seed}"
 
 
 def new_run(args: argparse.Namespace) -> Run:
     """A new model for the data."""
-    data = load(args.data, args.root, args.seed, args.image_size)
+    data = own_data(args, image_size=args.image_size, at_most=AT_MOST)
     config, recipe = configure(args, data)
+    recipes.check_memory(config, recipe)
     return Run(args, VisionTransformer(config), data, recipe)
+
+
+def own_data(args: argparse.Namespace, **reading: Any) -> Data:
+    """The data set to train on; ValueError unless there are classes to tell apart."""
+    data = load(args.data, args.root, args.seed, **reading)
+    if len(data.classes) < 2:
+        raise ValueError(
+            f"{shown(data.name)} has one class, {shown(data.classes[0])!r}: expected at least two"
+        )
+    return data
 
 
 def configure(args: argparse.Namespace, data: Data) -> tuple[ViTConfig, Recipe]:
     """The preset, changed by what the options say; P is chosen by size if the preset's is none."""
-    usual = {"digits": "digits", "mnist": "mnist-fast"}.get(data.name, "mnist")
-    preset = PRESETS[args.preset or usual]
+    preset = PRESETS[args.preset] if args.preset else recipes.usual_preset(data)
     shape: dict[str, Any] = dict(preset.model)
     side = gcd(*data.train.images.shape[-2:])
     if args.preset is None and side % shape["patch_size"]:  # about eight patches a side
@@ -234,9 +252,9 @@ def configure(args: argparse.Namespace, data: Data) -> tuple[ViTConfig, Recipe]:
         shape["patch_size"] = min(divisors, key=lambda P: abs(P - side / 8))
     names = (*shape, "dropout", "positions", "pool")
     shape |= {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    return model_config(data, shape), replace(
-        preset.training, **recipe_options(args, preset.training)
-    )
+    size = recipes.batch_size(len(data.train), preset.training.batch_size)
+    recipe = replace(preset.training, batch_size=size)
+    return model_config(data, shape), replace(recipe, **recipe_options(args, recipe))
 
 
 def recipe_options(args: argparse.Namespace, recipe: Recipe) -> dict[str, Any]:
@@ -265,8 +283,7 @@ def run_finetune(args: argparse.Namespace) -> None:
         raise ValueError("--data is missing: expected folder:PATH or the name of a data set")
     if args.frozen and "layer_decay" in args.given:
         raise ValueError("--layer-decay has no meaning with --frozen: only the head is trained")
-    name = Path((args.data or "").removeprefix("folder:")).resolve().name
-    args.out = args.out or Path("runs") / f"finetune-{name}-seed{args.seed}"
+    args.out = args.out or usual_out(args, "finetune-")
     fit(args, finetune_run, write_report, ("report.html",))
 
 
@@ -276,14 +293,16 @@ def finetune_run(args: argparse.Namespace) -> Run:
     old = old.float()  # half precision is for answers, not for training
     size = old.config.image_size if args.image_size is None else args.image_size
     config = replace(old.config, image_size=size)  # a wrong size is said before images are read
-    folder = args.data.startswith("folder:")
-    data = load(args.data, args.root, args.seed, config.height_width if folder else None)
-    if len(data.classes) < 2:
-        raise ValueError(f"{data.name} has one class, {data.classes[0]!r}: expected at least two")
     preparation = replace(preparation, height_width=config.height_width)
-    train, val, test = (adapt(split, preparation) for split in (data.train, data.val, data.test))
-    model = transfer(old, len(data.classes), size, args.frozen)
+    if args.data.startswith("folder:"):
+        data = own_data(args, prepared=replace(preparation, resize=None, interpolation="bicubic"))
+    else:
+        data = own_data(args)
+    parts = (adapt(split, preparation) for split in (data.train, data.val, data.test))
+    train, val, test = parts
     recipe = finetune_recipe(args, len(data.train))
+    recipes.check_memory(replace(config, classes=len(data.classes)), recipe, args.frozen)
+    model = transfer(old, len(data.classes), size, args.frozen)
     return Run(args, model, replace(data, train=train, val=val, test=test), recipe)
 
 
@@ -291,8 +310,8 @@ def finetune_recipe(args: argparse.Namespace, images: int) -> Recipe:
     """What the options say; a batch size that a small folder can fill at least once."""
     if args.batch_size is not None and args.batch_size > images:
         raise ValueError(f"--batch-size {args.batch_size} is more than the {images} images")
-    size, rate = max(1, min(128, images // 8)), 0.01 if args.frozen else 0.001
-    recipe = replace(PLAIN, batch_size=size, learning_rate=rate)
+    rate = 0.01 if args.frozen else 0.001
+    recipe = replace(PLAIN, batch_size=recipes.batch_size(images, 128), learning_rate=rate)
     return replace(
         recipe, **recipe_options(args, recipe) | ({"layer_decay": 1.0} if args.frozen else {})
     )

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +70,7 @@ def fingerprint(data: Data) -> str:
             found.update(split.images.contiguous().numpy().data)
         else:
             files = [f"{p.parent.name}/{p.name} {p.stat().st_size}" for p in split.images.paths]
-            found.update("\n".join(files).encode())
+            found.update(os.fsencode("\n".join(files)))
         for tensor in (split.labels, split.mean, split.std):
             found.update(tensor.numpy().data)
     return found.hexdigest()
