@@ -1,9 +1,11 @@
 """The command line: train, finetune, evaluate, predict, export, info."""
 
 import argparse
+import os
 import shlex
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
@@ -12,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from matplotlib.figure import Figure
 
 from vit_tutorial.attention_maps import class_token_maps
 from vit_tutorial.data import NAMES, Data, default_dataset
@@ -29,7 +30,8 @@ from vit_tutorial.model import VARIANTS, VisionTransformer, ViTConfig, variant
 from vit_tutorial.train import default_device, evaluate
 from vit_tutorial.transfer import adapt, transfer
 from vit_tutorial.weights import checkpoint
-from vit_tutorial.weights.hub import from_checkpoint, seed_of
+from vit_tutorial.weights.hub import from_checkpoint, with_more
+from vit_tutorial.weights.preprocessing import Preprocessing
 
 EXAMPLES = """examples:
   vit-tutorial train                              MNIST, or the digits, with sensible defaults
@@ -102,6 +104,7 @@ OPTIONS = {  # the value, and what --help says
     "int8": ("FILE", "with --page: write the rounded weights as a checkpoint, with a card"),
     "onnx": ("FILE", "write an ONNX file for batches of any size"),
 }
+DRAWN = 60  # images whose maps `predict` draws at most
 PART = 2**20  # pixels of the images that `predict` gives the model at a time
 AT_MOST = 64  # pixels a side: the images of a folder that are larger are brought to it
 DATA = "data root image-size"
@@ -114,25 +117,37 @@ RUN = "seed out resume save-minutes device precision accumulate compile"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; the exit code is 0, or 2 for wrong input, or 130 after Ctrl-C."""
+    """Run one command; the exit code is 0, or 2 after an error, or 130 after Ctrl-C."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    for name in ("stdout", "stderr"):  # None where the shell closed it
+        stream = getattr(sys, name) or open(os.devnull, "w")  # noqa: SIM115
+        stream.reconfigure(errors="backslashreplace")  # what the terminal cannot show is escaped
+        setattr(sys, name, stream)
     args = parser().parse_args(arguments)
     args.command = shlex.join(["vit-tutorial", *arguments])
     flags = {word.partition("=")[0] for word in arguments}
-    for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show is escaped
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     args.given = [name for name in vars(args) if f"--{name.replace('_', '-')}" in flags]
+    debug = vars(args).pop("debug")
     try:
         args.run(args)
-    except (ValueError, OSError) as error:
-        line = " ".join(str(error).split())  # torch and torchvision write several
-        print(f"vit-tutorial: error: {line}", file=sys.stderr)
-        return 2
+        sys.stdout.flush()
     except KeyboardInterrupt as stop:
         usual = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one changes nothing now
         print(f"\nvit-tutorial: stopped {stop}".rstrip(), file=sys.stderr)
         signal.signal(signal.SIGINT, usual)
         return 130
+    except Exception as error:  # whatever it is, a user sees one line
+        said = " ".join(str(error).split())  # torch and torchvision write several
+        if not isinstance(error, ValueError | OSError):
+            said = f"{type(error).__name__}: {said}; --debug shows where"
+        print(f"vit-tutorial: error: {shown(said, 2000)}", file=sys.stderr)
+        if debug:
+            traceback.print_exc()
+        try:
+            sys.stdout.flush()
+        except OSError:  # a full disk, a closed pipe: Python would try again at its end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 2
     return 0
 
 
@@ -165,6 +180,7 @@ def parser() -> argparse.ArgumentParser:
                 value, said = OPTIONS[option]
                 settings = KINDS[value] | ({"metavar": value} if value else {})
                 group.add_argument(f"--{option}", help=said, **settings)
+        sub.add_argument("--debug", action="store_true", help="show where an error came from")
         sub.set_defaults(run=run)
         return sub
 
@@ -184,7 +200,7 @@ def parser() -> argparse.ArgumentParser:
     sub.set_defaults(layer_decay=0.75, epochs=30, augment=0.5, seed=0, save_minutes=5.0)
     sub.set_defaults(weights="mnist")
     about = "Loss and accuracy of a model on a data set."
-    sub = command("evaluate", run_evaluate, about, {"data": f"weights {DATA} split"})
+    sub = command("evaluate", run_evaluate, about, {"data": "weights data root split"})
     sub.set_defaults(weights="mnist", data="mnist", split="test")
     about = "The most likely classes of images."
     sub = command("predict", run_predict, about, {"the answer": "weights top invert maps"})
@@ -257,10 +273,10 @@ def recipe_options(args: argparse.Namespace, recipe: Recipe) -> dict[str, Any]:
 
 def draw_pictures(run: Run, logits: torch.Tensor, history: list[dict[str, Any]]) -> None:
     """How training went, and what the model looks at."""
-    sheets.draw_history(history, run.args.out / "curves.png")
+    checkpoint.write(run.args.out / "curves.png", sheets.history_picture(history))
     few, test = run.data.test.images[:4].float() / 255, run.data.test
     maps = last_maps(run.model, test.normalise(few))
-    sheets.draw_maps(few, maps, run.args.out / "attention.png")
+    checkpoint.write(run.args.out / "attention.png", sheets.maps_picture(few, maps))
 
 
 def last_maps(model: VisionTransformer, images: torch.Tensor) -> torch.Tensor:
@@ -323,44 +339,45 @@ def run_evaluate(args: argparse.Namespace) -> None:
     """Print accuracy and loss on one split."""
     if args.split not in ("train", "val", "test"):
         raise unknown("--split", args.split, ("train", "val", "test"))
-    model, preparation = from_checkpoint(args.weights)
+    model, preparation, more = model_with_head(args.weights)
+    size = preparation.height_width if args.data.startswith("folder:") else None
     # another seed would put images into the test split that the model was trained on
-    data = load(args.data, args.root, seed_of(args.weights), args.image_size)
-    mean, std = torch.tensor(preparation.mean), torch.tensor(preparation.std)
-    split = replace(getattr(data, args.split), mean=mean, std=std)
-    fit = split.images.shape[1:] == model.embedding.image_shape  # if not, the model says so
-    if fit and tuple(data.classes) != preparation.classes:
+    data = load(args.data, args.root, more.get("seed", 0), size)
+    if tuple(data.classes) != preparation.classes:
         raise ValueError(
             f"{args.weights} knows the classes {brief(preparation.classes)}, "
             f"{data.name} has {brief(data.classes)}"
         )
-    device = default_device()
+    split, device = preparation.split(getattr(data, args.split)), default_device()
     model = model.float() if device.type == "mps" else model  # which knows no float64
     loss, accuracy = evaluate(model.to(device), split)
     wrong = round((1 - accuracy) * len(split))
     print(
-        f"{data.name}, {args.split}: accuracy {accuracy:.2%} ({wrong} of {len(split)} wrong), "
-        f"loss {loss:.4f}"
+        f"{shown(data.name)}, {args.split}: accuracy {accuracy:.2%} ({wrong} of {len(split)} "
+        f"wrong), loss {loss:.4f}"
     )
 
 
-def brief(names: Sequence[str | Path]) -> str:
+def model_with_head(name: str) -> tuple[VisionTransformer, Preprocessing, dict[str, Any]]:
+    """`with_more`; ValueError for a model that names no classes."""
+    found = with_more(name)
+    if not found[1].classes:
+        raise ValueError(f"{name} has no head: it gives features, but names no classes")
+    return found
+
+
+def brief(names: Sequence[object]) -> str:
     """How many names, and the first few."""
-    return f"({len(names)}) {', '.join(map(str, names[:3]))}{', ...' if len(names) > 3 else ''}"
+    return f"({len(names)}) {', '.join(map(shown, names[:3]))}{', ...' if len(names) > 3 else ''}"
 
 
 def run_predict(args: argparse.Namespace) -> None:
     """Print the top classes of every image; perhaps draw what was read."""
-    model, preparation = from_checkpoint(args.weights)
+    model, preparation, _ = model_with_head(args.weights)
     if args.top < 1:
         raise ValueError(f"--top must be at least 1, got {args.top}")
-    if args.maps is not None:  # said before anything is computed
-        kinds = Figure().canvas.get_supported_filetypes()
-        if args.maps.suffix.lower().removeprefix(".") not in kinds:
-            raise ValueError(f"--maps {args.maps}: expected a name that ends in .png, .pdf or .svg")
-        if not args.maps.parent.is_dir():
-            raise ValueError(f"--maps {args.maps}: no such folder: {args.maps.parent}")
-    answers, shown, maps, light = [], [], [], []
+    check_maps(args)
+    answers, drawn, maps, light = [], [], [], []
     light_ink = len(preparation.mean) == 1 and preparation.mean[0] < 0.5  # is what the model knows
     size = PART // prod(preparation.height_width) or 1
     for start in range(0, len(args.images), size):
@@ -371,24 +388,38 @@ def run_predict(args: argparse.Namespace) -> None:
         images = preparation.normalise(pixels).to(next(model.parameters()).dtype)
         with torch.no_grad():
             answers.append(model(images).float().softmax(dim=-1))
-        if args.maps is not None:
-            shown.append(pixels)
-            maps.append(last_maps(model, images))
+        if args.maps is not None and start < DRAWN:
+            drawn.append(pixels[: DRAWN - start])
+            maps.append(last_maps(model, images[: DRAWN - start]).float())
     if light and light_ink and not args.invert:
         note = f"the border is light in {brief(light)}: for dark ink on light paper give --invert"
         print(f"vit-tutorial: note: {note}", file=sys.stderr)
-    probabilities = torch.cat(answers)
-    for path, row in zip(args.images, probabilities, strict=True):
+    for path, row in zip(args.images, torch.cat(answers), strict=True):
         best = row.topk(min(args.top, len(row)))
         said = (
-            f"{preparation.classes[label]} {share:.1%}"
+            f"{shown(preparation.classes[label])} {share:.1%}"
             for share, label in zip(best.values.tolist(), best.indices.tolist(), strict=True)
         )
-        print(f"{path}: {', '.join(said)}")
+        print(f"{shown(path)}: {', '.join(said)}")
     if args.maps is not None:
-        sheets.draw_maps(torch.cat(shown), torch.cat(maps), args.maps)
+        kind = args.maps.suffix[1:].lower()
+        checkpoint.write(args.maps, sheets.maps_picture(torch.cat(drawn), torch.cat(maps), kind))
         reader = "the class token reads" if model.config.pool == "token" else "all tokens read"
-        print(f"what {reader}: {args.maps}")
+        few = f" of the first {DRAWN} images" if len(args.images) > DRAWN else ""
+        print(f"what {reader}{few}: {shown(args.maps)}")
+
+
+def check_maps(args: argparse.Namespace) -> None:
+    """Raise ValueError, before anything is computed, if --maps cannot be written."""
+    path = args.maps
+    if path is None:
+        return
+    if path.suffix.lower() not in (".png", ".pdf", ".svg", ".jpg"):
+        raise ValueError(f"--maps {path}: expected a name that ends in .png, .pdf, .svg or .jpg")
+    if path.is_dir() or not path.parent.is_dir():
+        raise ValueError(f"--maps {path}: no such folder: {path.parent}")
+    if path.exists() and any(image.exists() and path.samefile(image) for image in args.images):
+        raise ValueError(f"--maps {path} is one of the images: give another name")
 
 
 def on_light(image: torch.Tensor) -> bool:
