@@ -1,10 +1,12 @@
 """The command line: train, finetune, evaluate, predict, info."""
 
 import argparse
+import os
 import shlex
 import signal
 import socket
 import sys
+import traceback
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
@@ -15,7 +17,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import torch
-from matplotlib.figure import Figure
 
 from vit_tutorial.attention_maps import class_token_maps
 from vit_tutorial.data import NAMES, Data, default_dataset
@@ -29,9 +30,10 @@ from vit_tutorial.lab.report import html_report
 from vit_tutorial.lab.run import Run, count, fit
 from vit_tutorial.model import VARIANTS, VisionTransformer, ViTConfig, variant
 from vit_tutorial.train import default_device, evaluate
-from vit_tutorial.transfer import adapt, transfer
+from vit_tutorial.transfer import transfer
 from vit_tutorial.weights import checkpoint
-from vit_tutorial.weights.hub import ADDRESS, from_checkpoint, seed_of
+from vit_tutorial.weights.hub import ADDRESS, from_checkpoint, with_more
+from vit_tutorial.weights.preprocessing import Preprocessing
 
 EXAMPLES = """examples:
   vit-tutorial train                              MNIST, or the digits, with sensible defaults
@@ -101,6 +103,7 @@ OPTIONS = {  # the value, and what --help says
     "maps": ("OUT.png", "draw what the class token reads"),
     "classes": ("N", "default 1000"),
 }
+DRAWN = 60  # images whose maps `predict` draws at most
 PART = 2**20  # pixels of the images that `predict` gives the model at a time
 AT_MOST = 64  # pixels a side: the images of a folder that are larger are brought to it
 DATA = "data root image-size"
@@ -113,25 +116,37 @@ RUN = "seed out resume save-minutes device precision accumulate compile"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; the exit code is 0, or 2 for wrong input, or 130 after Ctrl-C."""
+    """Run one command; the exit code is 0, or 2 after an error, or 130 after Ctrl-C."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    for name in ("stdout", "stderr"):  # None where the shell closed it
+        stream = getattr(sys, name) or open(os.devnull, "w")  # noqa: SIM115
+        stream.reconfigure(errors="backslashreplace")  # what the terminal cannot show is escaped
+        setattr(sys, name, stream)
     args = parser().parse_args(arguments)
     args.command = shlex.join(["vit-tutorial", *arguments])
     flags = {word.partition("=")[0] for word in arguments}
-    for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show is escaped
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     args.given = [name for name in vars(args) if f"--{name.replace('_', '-')}" in flags]
+    debug = vars(args).pop("debug")
     try:
         args.run(args)
-    except (ValueError, OSError) as error:
-        line = " ".join(str(error).split())  # torch and torchvision write several
-        print(f"vit-tutorial: error: {line}", file=sys.stderr)
-        return 2
+        sys.stdout.flush()
     except KeyboardInterrupt as stop:
         usual = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one changes nothing now
         print(f"\nvit-tutorial: stopped {stop}".rstrip(), file=sys.stderr)
         signal.signal(signal.SIGINT, usual)
         return 130
+    except Exception as error:  # whatever it is, a user sees one line
+        said = " ".join(str(error).split())  # torch and torchvision write several
+        if not isinstance(error, ValueError | OSError):
+            said = f"{type(error).__name__}: {said}; --debug shows where"
+        print(f"vit-tutorial: error: {shown(said, 2000)}", file=sys.stderr)
+        if debug:
+            traceback.print_exc()
+        try:
+            sys.stdout.flush()
+        except OSError:  # a full disk, a closed pipe: Python would try again at its end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 2
     return 0
 
 
@@ -164,6 +179,7 @@ def parser() -> argparse.ArgumentParser:
                 value, said = OPTIONS[option]
                 settings = KINDS[value] | ({"metavar": value} if value else {})
                 group.add_argument(f"--{option}", help=said, **settings)
+        sub.add_argument("--debug", action="store_true", help="show where an error came from")
         sub.set_defaults(run=run)
         return sub
 
@@ -183,7 +199,7 @@ def parser() -> argparse.ArgumentParser:
     sub.set_defaults(layer_decay=0.75, epochs=30, augment=0.5, seed=0, save_minutes=5.0)
     sub.set_defaults(weights="mnist")
     about = "Loss and accuracy of a model on a data set."
-    sub = command("evaluate", run_evaluate, about, {"data": f"weights {DATA} split"})
+    sub = command("evaluate", run_evaluate, about, {"data": "weights data root split"})
     sub.set_defaults(weights="mnist", data="mnist", split="test")
     about = "The most likely classes of images."
     sub = command("predict", run_predict, about, {"the answer": "weights top invert maps"})
@@ -275,10 +291,10 @@ def recipe_options(args: argparse.Namespace, recipe: Recipe) -> dict[str, Any]:
 
 def draw_pictures(run: Run, logits: torch.Tensor, history: list[dict[str, Any]]) -> None:
     """How training went, and what the model looks at."""
-    sheets.draw_history(history, run.args.out / "curves.png")
+    checkpoint.write(run.args.out / "curves.png", sheets.history_picture(history))
     few, test = run.data.test.images[:4].float() / 255, run.data.test
     maps = last_maps(run.model, test.normalise(few))
-    sheets.draw_maps(few, maps, run.args.out / "attention.png")
+    checkpoint.write(run.args.out / "attention.png", sheets.maps_picture(few, maps))
 
 
 def last_maps(model: VisionTransformer, images: torch.Tensor) -> torch.Tensor:
@@ -306,15 +322,13 @@ def finetune_run(args: argparse.Namespace) -> Run:
     old = old.float()  # half precision is for answers, not for training
     size = old.config.image_size if args.image_size is None else args.image_size
     config = replace(old.config, image_size=size)  # a wrong size is said before images are read
-    preparation = replace(preparation, height_width=config.height_width)
-    if args.data.startswith("folder:"):
-        data = own_data(args, prepared=replace(preparation, resize=None, interpolation="bicubic"))
-        if args.weights == "mnist" and not args.resume:
-            advise(args, "the shipped weights know grey digits alone, which helps little elsewhere")
-    else:
-        data = own_data(args)
-    parts = (adapt(split, preparation) for split in (data.train, data.val, data.test))
-    train, val, test = parts
+    preparation = replace(
+        preparation, height_width=config.height_width, resize=None, interpolation="bicubic"
+    )
+    data = own_data(args, prepared=preparation)
+    if args.weights == "mnist" and not args.resume:
+        advise(args, "the shipped weights know grey digits alone, which helps little elsewhere")
+    train, val, test = map(preparation.split, (data.train, data.val, data.test))
     recipe = finetune_recipe(args, len(data.train))
     recipes.check_memory(replace(config, classes=len(data.classes)), recipe, args.frozen)
     model = transfer(old, len(data.classes), size, args.frozen)
@@ -346,44 +360,49 @@ def run_evaluate(args: argparse.Namespace) -> None:
     """Print accuracy and loss on one split."""
     if args.split not in ("train", "val", "test"):
         raise unknown("--split", args.split, ("train", "val", "test"))
-    model, preparation = from_checkpoint(args.weights)
+    model, preparation, more = model_with_head(args.weights)
     # another seed would put images into the test split that the model was trained on
-    data = load(args.data, args.root, seed_of(args.weights), args.image_size)
-    mean, std = torch.tensor(preparation.mean), torch.tensor(preparation.std)
-    split = replace(getattr(data, args.split), mean=mean, std=std)
-    fit = split.images.shape[1:] == model.embedding.image_shape  # if not, the model says so
-    if fit and tuple(data.classes) != preparation.classes:
+    seed, known = more.get("seed", 0), more.get("files")
+    data = load(args.data, args.root, seed, known=known, prepared=preparation)
+    if tuple(data.classes) != preparation.classes:
         raise ValueError(
             f"{args.weights} knows the classes {brief(preparation.classes)}, "
             f"{data.name} has {brief(data.classes)}"
         )
-    device = default_device()
+    if args.data.startswith("folder:"):  # whose images were resized and cropped as they were read
+        preparation = replace(preparation, resize=None)
+    split, device = preparation.split(getattr(data, args.split)), default_device()
+    if not len(split):
+        raise ValueError(f"none of the images is of the split {args.split}")
     model = model.float() if device.type == "mps" else model  # which knows no float64
     loss, accuracy = evaluate(model.to(device), split)
     wrong = round((1 - accuracy) * len(split))
     print(
-        f"{data.name}, {args.split}: accuracy {accuracy:.2%} ({wrong} of {len(split)} wrong), "
-        f"loss {loss:.4f}"
+        f"{shown(data.name)}, {args.split}: accuracy {accuracy:.2%} ({wrong} of {len(split)} "
+        f"wrong), loss {loss:.4f}"
     )
 
 
-def brief(names: Sequence[str | Path]) -> str:
+def model_with_head(name: str) -> tuple[VisionTransformer, Preprocessing, dict[str, Any]]:
+    """`with_more`; ValueError for a model that names no classes."""
+    found = with_more(name)
+    if not found[1].classes:
+        raise ValueError(f"{name} has no head: it gives features, but names no classes")
+    return found
+
+
+def brief(names: Sequence[object]) -> str:
     """How many names, and the first few."""
-    return f"({len(names)}) {', '.join(map(str, names[:3]))}{', ...' if len(names) > 3 else ''}"
+    return f"({len(names)}) {', '.join(map(shown, names[:3]))}{', ...' if len(names) > 3 else ''}"
 
 
 def run_predict(args: argparse.Namespace) -> None:
     """Print the top classes of every image; perhaps draw what was read."""
-    model, preparation = from_checkpoint(args.weights)
+    model, preparation, _ = model_with_head(args.weights)
     if args.top < 1:
         raise ValueError(f"--top must be at least 1, got {args.top}")
-    if args.maps is not None:  # said before anything is computed
-        kinds = Figure().canvas.get_supported_filetypes()
-        if args.maps.suffix.lower().removeprefix(".") not in kinds:
-            raise ValueError(f"--maps {args.maps}: expected a name that ends in .png, .pdf or .svg")
-        if not args.maps.parent.is_dir():
-            raise ValueError(f"--maps {args.maps}: no such folder: {args.maps.parent}")
-    answers, shown, maps, light = [], [], [], []
+    check_maps(args)
+    answers, drawn, maps, light = [], [], [], []
     light_ink = len(preparation.mean) == 1 and preparation.mean[0] < 0.5  # is what the model knows
     size = PART // prod(preparation.height_width) or 1
     for start in range(0, len(args.images), size):
@@ -394,24 +413,38 @@ def run_predict(args: argparse.Namespace) -> None:
         images = preparation.normalise(pixels).to(next(model.parameters()).dtype)
         with torch.no_grad():
             answers.append(model(images).float().softmax(dim=-1))
-        if args.maps is not None:
-            shown.append(pixels)
-            maps.append(last_maps(model, images))
+        if args.maps is not None and start < DRAWN:
+            drawn.append(pixels[: DRAWN - start])
+            maps.append(last_maps(model, images[: DRAWN - start]).float())
     if light and light_ink and not args.invert:
         note = f"the border is light in {brief(light)}: for dark ink on light paper give --invert"
         print(f"vit-tutorial: note: {note}", file=sys.stderr)
-    probabilities = torch.cat(answers)
-    for path, row in zip(args.images, probabilities, strict=True):
+    for path, row in zip(args.images, torch.cat(answers), strict=True):
         best = row.topk(min(args.top, len(row)))
         said = (
-            f"{preparation.classes[label]} {share:.1%}"
+            f"{shown(preparation.classes[label])} {share:.1%}"
             for share, label in zip(best.values.tolist(), best.indices.tolist(), strict=True)
         )
-        print(f"{path}: {', '.join(said)}")
+        print(f"{shown(path)}: {', '.join(said)}")
     if args.maps is not None:
-        sheets.draw_maps(torch.cat(shown), torch.cat(maps), args.maps)
+        kind = args.maps.suffix[1:].lower()
+        checkpoint.write(args.maps, sheets.maps_picture(torch.cat(drawn), torch.cat(maps), kind))
         reader = "the class token reads" if model.config.pool == "token" else "all tokens read"
-        print(f"what {reader}: {args.maps}")
+        few = f" of the first {DRAWN} images" if len(args.images) > DRAWN else ""
+        print(f"what {reader}{few}: {shown(args.maps)}")
+
+
+def check_maps(args: argparse.Namespace) -> None:
+    """Raise ValueError, before anything is computed, if --maps cannot be written."""
+    path = args.maps
+    if path is None:
+        return
+    if path.suffix.lower() not in (".png", ".pdf", ".svg", ".jpg"):
+        raise ValueError(f"--maps {path}: expected a name that ends in .png, .pdf, .svg or .jpg")
+    if path.is_dir() or not path.parent.is_dir():
+        raise ValueError(f"--maps {path}: no such folder: {path.parent}")
+    if path.exists() and any(image.exists() and path.samefile(image) for image in args.images):
+        raise ValueError(f"--maps {path} is one of the images: give another name")
 
 
 def on_light(image: torch.Tensor) -> bool:

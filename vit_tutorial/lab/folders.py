@@ -79,7 +79,7 @@ class Files(Dataset[Tensor]):
                 f"{shown(path)} has {image.size} pixels, the first image has {(W, H)}: "
                 "give an image size to bring all to one"
             )
-        return (self.prepared.pixels(image)[0] * 255).round().byte()
+        return self.prepared.bytes(image)
 
 
 def squashed(channels: int, height_width: tuple[int, int]) -> Preprocessing:

@@ -57,8 +57,9 @@ def save_state(path: str | Path, state: State, about: dict[str, Any]) -> None:
 def load_state(path: str | Path) -> tuple[State, dict[str, Any]]:
     """What `save_state` wrote. Raises ValueError for a missing, damaged or foreign file."""
     tensors, header = checkpoint.unpack(Path(path), FORMAT)
-    epoch, step, seconds, about, *settings = json.loads(header["state"])  # earlier files have none
-    return State(epoch, step, seconds, dict(*settings), tensors), about
+    with checkpoint.reading(path):  # the settings are missing in earlier files
+        epoch, step, seconds, about, *settings = json.loads(header["state"])
+        return State(epoch, step, seconds, dict(*settings), tensors), about
 
 
 def fingerprint(data: Data) -> str:
