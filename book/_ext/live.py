@@ -2,7 +2,7 @@
 
 Its files lie in book/_live and are copied to the folder live/ of the built book, not to _static:
 Jupyter Book loads every script below _static on every page. Only a page with the directive loads
-the small script, which fetches the weights when the widget nears the screen. What stands inside
+the small scripts, which fetch the weights when the widget nears the screen. What stands inside
 the directive is shown without JavaScript, and printed.
 """
 
@@ -18,7 +18,9 @@ from docutils import nodes
 from docutils.parsers.rst import Directive
 
 SOURCE = Path(__file__).resolve().parents[1] / "_live"
-FILES = ("vit-engine.js", "vit-weights.js", "vit-live.js", "vit-live.css", "live.html")
+FILES = (
+    "vit-engine.js", "vit-weights.js", "vit-parts.js", "vit-live.js", "vit-live.css", "live.html",
+)  # fmt: skip
 RECORD = "vit_tutorial/benchmarks/records/live_page.json"
 PAGES = ("book/index", "book/live")
 NAME = re.compile(r"\{\{ *(live_\w+) *\}\}")
@@ -43,10 +45,11 @@ class Live(Directive):
 
 
 def visit_html(self: Any, node: live) -> None:
-    """The widget's place, and its style and script, which lie in live/ at the root."""
+    """The widget's place, and its style and scripts, which lie in live/ at the root."""
     home = "../" * self.builder.current_docname.count("/") + "live/"
     self.body.append(
         f'<link rel="stylesheet" href="{home}vit-live.css">'
+        f'<script defer src="{home}vit-parts.js"></script>'
         f'<script defer src="{home}vit-live.js"></script>'
         f'<div class="vit-live" data-mode="{node["mode"]}"><noscript>'
     )
