@@ -404,9 +404,10 @@
       this.roll = button("Rollout", () => { this.head = H; this.setRollout(!this.rollout); this.refresh(); }, {
         "aria-pressed": false, title: "Attention followed through all blocks so far (Abnar and Zuidema, 2020)",
       });
+      this.common = el("p", { class: "vit-note" });
       const buttons = el("div", { class: "vit-row" }, button("Class token", () => this.choose(0)), this.roll);
       return this.section("maps", "Who reads whom", el("div", { class: "vit-two" },
-        el("div", {}, this.big, this.scale), el("div", {}, grid, buttons)), this.reads);
+        el("div", {}, this.big, this.scale), el("div", {}, grid, this.common, buttons)), this.reads);
     }
     setRollout(on) { this.rollout = on; press(this.roll, on); }
     showMaps() {
@@ -417,23 +418,27 @@
       }
       const t = this.reader(), { lines, colors } = this, { dropped, off } = this.what;
       const all = this.heads.map((_, n) => this.shares(t, n % L, Math.floor(n / L)));
-      const most = Math.max(...all.map((a) => Math.max(...a.slice(1))));
-      const top = [0.05, 0.1, 0.2, 0.3, 0.5].find((x) => x >= most) || 1;
-      const map = { top, lines, colors, dropped, chosen: t };
-      Parts.paintMap(this.big, { ...map, shares: all[this.head * L + this.block], numbers: true });
-      this.scale.querySelector("b").textContent = percent(top, 0);
-      this.scale.querySelector("i").style.left = `${2 / top}%`;
+      const end = (maps) => {  // of a scale: a round number that no patch passes
+        const most = Math.max(...maps.map((a) => Math.max(...a.slice(1))));
+        return [0.05, 0.1, 0.2, 0.3, 0.5].find((x) => x >= most) || 1;
+      };
+      const one = all[this.head * L + this.block], own = end([one]), map = { lines, colors, dropped, chosen: t };
+      Parts.paintMap(this.big, { ...map, top: own, shares: one, numbers: true });
+      this.scale.querySelector("b").textContent = percent(own, 0);
+      this.scale.querySelector("i").style.left = `${2 / own}%`;
+      const top = end(all);
+      this.common.textContent = `All small maps have one scale, 0 to ${percent(top, 0)}.`;
       this.meanName.textContent = this.rollout ? "rollout" : "mean";
       this.heads.forEach((made, n) => {
         const l = n % L, k = Math.floor(n / L), chosen = l === this.block && k === this.head;
         const out = k < H && !!(off && off[l * H + k]), kind = k < H ? `head ${k + 1}` : this.meanName.textContent;
-        Parts.paintMap(made.firstChild, { ...map, shares: all[n] });
+        Parts.paintMap(made.firstChild, { ...map, top, shares: all[n] });
         press(made, chosen);
         made.tabIndex = chosen ? 0 : -1;
         made.classList.toggle("vit-off", out);
         made.setAttribute("aria-label", `Block ${l + 1}, ${kind}${out ? ", switched off" : ""}`);
       });
-      this.reads.textContent = this.described(t, all[this.head * L + this.block]);
+      this.reads.textContent = this.described(t, one);
     }
     described(t, shares) {
       const where = this.rollout && this.head === H ? `Rollout through ${this.block + 1} block${this.block ? "s" : ""}`
