@@ -147,7 +147,7 @@ def test_the_browser_computes_what_pytorch_computed(visit):
     images = [list(base64.b64decode(image)) for image in goldens["images"]]
     found = visit().evaluate(
         """images => images.map(pixels => {
-        const model = document.querySelector(".vit-live").vit.model(), { T } = model;
+        const { model } = document.querySelector(".vit-live").vit, { T } = model;
         const { logits, maps } = model.forward(pixels.map(v => v / 255));
         const rows = [];
         for (let n = 0; n < 24; n++) rows.push(...maps.slice(n * T * T, n * T * T + T));
@@ -166,7 +166,7 @@ def test_the_browser_computes_what_pytorch_computed(visit):
 
 def test_without_positions_a_shuffle_changes_nothing(visit):
     page = visit()
-    logits = "() => [...document.querySelector('.vit-live').vit.st.out.logits]"
+    logits = "() => [...document.querySelector('.vit-live').vit.out.logits]"
     whole = page.evaluate(logits)
     page.get_by_role("button", name="Zero the positions").click()
     without = page.evaluate(logits)

@@ -1,9 +1,11 @@
-/* The live page: <div class="vit-live" data-mode="full"></div>, or data-mode="small".
-   It loads the engine and the weights, which lie beside this file, when it nears the screen. */
+/* The live page: <div class="vit-live" data-mode="full"></div>, or data-mode="small" with less.
+   Needs vit-parts.js; loads the engine and the weights, which lie beside it, near the screen. */
 (function () {
   "use strict";
+  const { G, T, el, button, canvas, press, percent, best, within } = self.VitParts, Parts = self.VitParts;
   const HERE = new URL(".", document.currentScript.src).href;
-  const STEP = 1 / 255, INK = 228;  // 999 of 1,000 training images of MNIST have less ink
+  const L = 6, H = 4;  // blocks, and heads in each; as a head, H stands for their mean
+  const INK = 228;  // the ink that 999 of 1,000 training images of MNIST stay below
   const SAMPLES = [
     "K6c3rj6zRrdQu1q9Zr1zvX-7jLeZs6WssKW5ncKUyIrNgNB20WzPYsxax1LBTLlHsESmQpxBkUKFRHlHbUthUVZYTGBDaTxyNnwyhS-PL5gwoDOoOK8-",
     "E3BHeD-BNokujiyONIxAikyIWYZlhHKDf4GMgJp-p320e8J6z3nc",
@@ -16,544 +18,545 @@
     "LalCpDeeL5YqjSeEKHorcTFpOWNDX05fWmFkZm1udHd4gXuLfpSDm4qhlKSgpKyhuJzDlMyM04LXeNhu12XTXcxXw1K4UaxTn1eUXopngnB8eXaDcIxqlmSfXw",
     "Iq1QqkSlOZ8wliqNJ4MneSpwMGg4YUNdTlxbXWdhcmd7b4J4h4KIjYaWgZ95pW-paaptqHmnhqSSoZ6dqpq2lsKSzo7a",
   ];
-  const TOUR = [
-    ["see", "Your drawing becomes 28 × 28 numbers. It is scaled to 20 pixels and its center of mass moves to the middle, as MNIST was made: so it does not matter where or how large you draw."],
-    ["tokens", "The 49 patches, cut row by row, are the model’s words. Token 0, the class token, holds no pixels: it is there to read the others, and the answer is taken from it alone."],
-    ["maps", "Attention: each token shares out 100 % of its reading among all 50. The map shows what the chosen token reads. An even share would be 2 %. Point at a patch to ask another token."],
-    ["maps", "Six blocks have four heads each: 24 habits of reading, all on one scale. Some stay near the even share, some follow the stroke, some look at a neighbor. Choose a few."],
-    ["lens", "The answer grows. Here the head reads the class token after each block, not only after the last. Early blocks guess; watch which digits drop out, and when."],
-    ["what", "Now break it. Zero the positions, then shuffle the patches: the shuffle no longer changes anything. Without positions the model cannot tell a digit from its shuffled pieces."],
+  const TOUR = [  // the part that is lit, and what is said
+    ["see", "Your drawing becomes 28 × 28 numbers. It is scaled to 20 pixels and its center of mass "
+      + "moves to the middle, as MNIST was made: so it does not matter where or how large you draw."],
+    ["tokens", "The 49 patches, cut row by row, are the model’s words. Token 0, the class token, "
+      + "holds no pixels: it is there to read the others, and the answer is taken from it alone."],
+    ["maps", "Attention: each token shares out 100 % of its reading among all 50. The map shows what "
+      + "the chosen token reads. An even share would be 2 %. Point at a patch to ask another token."],
+    ["maps", "Six blocks have four heads each: 24 habits of reading, all on one scale. Some stay near "
+      + "the even share, some follow the stroke, some look at a neighbor. Choose a few."],
+    ["lens", "The answer grows. Here the head reads the class token after each block, not only after "
+      + "the last. Early blocks guess; watch which digits drop out, and when."],
+    ["what", "Now break it. Zero the positions, then shuffle the patches: the shuffle no longer "
+      + "changes anything. Without positions the model cannot tell a digit from its shuffled pieces."],
   ];
+  const SOFTMAX = "Softmax shares 100 % among the ten digits, whatever is drawn: it cannot say "
+    + "“this is no digit”.";
 
-  // ---- small tools
-  const el = (tag, set = {}, ...kids) => {
-    const e = document.createElement(tag);
-    for (const [k, v] of Object.entries(set)) {
-      if (k.startsWith("on")) e.addEventListener(k.slice(2), v);
-      else if (v === true) e.setAttribute(k, "");
-      else if (v !== false && v != null) e.setAttribute(k, v);
-    }
-    e.append(...kids);
-    return e;
-  };
-  const button = (text, onclick, set = {}) => el("button", { type: "button", onclick, ...set }, text);
-  const canvas = (w, h, set) => el("canvas", { width: w, height: h, ...set });
   const script = (name) => new Promise((done, failed) => document.head.append(
     el("script", { src: HERE + name, onload: done, onerror: () => failed(new Error(name)) })));
-  const percent = (x, digits = x < 0.1 ? 1 : 0) => `${(100 * x).toFixed(digits)} %`;
-  const best = (a) => a.indexOf(Math.max(...a));
-
-  // ---- a drawing as text, for links: for each stroke how many points, then x and y of each
-  function encode(strokes) {
-    const bytes = [];
-    for (const stroke of strokes) {
-      let kept = stroke.filter((p, i) => i % Math.ceil(stroke.length / 120) === 0 || i === stroke.length - 1);
-      kept = kept.slice(0, 255).map((p) => p.map((v) => Math.round(Math.min(1, Math.max(0, v)) / STEP)));
-      bytes.push(kept.length, ...kept.flat());
-    }
-    return btoa(String.fromCharCode(...bytes)).replace(/\+/g, "-").replace(/\//g, "_").replace(/=+$/, "");
-  }
-  function decode(text) {  // null for whatever `encode` did not write
-    if (!/^[\w-]{4,12000}$/.test(text)) return null;
-    let raw;
-    try { raw = atob(text.replace(/-/g, "+").replace(/_/g, "/")); } catch { return null; }
-    const bytes = Array.from(raw, (c) => c.charCodeAt(0)), strokes = [];
-    for (let at = 0; at < bytes.length;) {
-      const n = bytes[at++], end = at + 2 * n, stroke = [];
-      if (n === 0 || end > bytes.length) return null;
-      for (; at < end; at += 2) stroke.push([bytes[at] * STEP, bytes[at + 1] * STEP]);
-      strokes.push(stroke);
-    }
-    return strokes;
-  }
-  const fromAddress = () => decode((location.hash.match(/^#d=(.*)$/) || ["", ""])[1]);
-
-  // ---- colors: the page's, as CSS variables
-  function palette(root) {
-    const style = getComputedStyle(root), read = (name) => style.getPropertyValue("--vit-" + name).trim();
-    const stops = read("amounts").split(/\s+/).map((c) => [1, 3, 5].map((i) => parseInt(c.slice(i, i + 2), 16)));
-    const amount = (x) => {
-      const at = Math.min(0.99999, Math.max(0, x)) * (stops.length - 1), i = Math.floor(at);
-      return stops[i].map((a, k) => a + (at - i) * (stops[i + 1][k] - a));
+  const address = () => Parts.decode((location.hash.match(/^#d=(.*)$/) || ["", ""])[1]);
+  const place = (t) => `row ${Math.floor((t - 1) / G) + 1}, column ${((t - 1) % G) + 1}`;
+  const name = (t) => (t ? `patch ${t}` : "the class token");
+  const count = (flags) => (flags ? flags.filter(Boolean).length : 0);
+  const frames = (work) => {  // once in the next frame, however often it is asked for
+    let asked = false;
+    return () => {
+      if (asked) return;
+      asked = true;
+      requestAnimationFrame(() => { asked = false; work(); });
     };
-    return {
-      ink: read("ink"), quiet: read("quiet"), paper: read("paper"), query: read("query"), cls: read("class"),
-      fill: (x) => `rgb(${amount(x).map(Math.round)})`,
-      on: (x) => {  // black or white, whichever reads better on the fill
-        const [r, g, b] = amount(x).map((v) => (v / 255) ** 2.2);
-        return 0.213 * r + 0.715 * g + 0.072 * b > 0.179 ? "#000" : "#fff";
-      },
-    };
-  }
-
-  function outline(image) {  // the border of the ink, as line segments: marching squares at half ink
-    const at = (x, y) => (x < 0 || y < 0 || x > 27 || y > 27 ? 0 : image[y * 28 + x]), lines = [];
-    for (let y = -1; y < 28; y++) for (let x = -1; x < 28; x++) {
-      const corners = [[x, y], [x + 1, y], [x + 1, y + 1], [x, y + 1]], cut = [];
-      for (let k = 0; k < 4; k++) {
-        const [a, b] = [corners[k], corners[(k + 1) % 4]], u = at(...a), v = at(...b);
-        if (u < 0.5 !== v < 0.5) cut.push(a.map((c, i) => c + 0.5 + ((0.5 - u) / (v - u)) * (b[i] - c)));
-      }
-      for (let k = 0; k + 1 < cut.length; k += 2) lines.push([cut[k], cut[k + 1]]);
+  };
+  const shuffled = (n) => {
+    const all = Array.from({ length: n }, (_, i) => i);
+    for (let i = n - 1; i > 0; i--) {
+      const j = Math.floor(Math.random() * (i + 1));
+      [all[i], all[j]] = [all[j], all[i]];
     }
-    return lines;
-  }
-
-  function mount(root) {
-    const full = root.dataset.mode === "full", shared = full && fromAddress();
-    let model = null, engine = null, colors = palette(root);
-    const st = {
-      strokes: shared || decode(SAMPLES[4]), borrowed: true, past: [], current: null, pen: null,
-      image: new Float32Array(784), out: null, plain: null, token: 0, hover: null, block: 3, head: 2,
-      rollout: false, tour: -1,
-    };
-    let what = {};
-    const token = () => st.hover ?? st.token;
-    const G = 7, T = 50, H = 4, L = 6;
-    const place = (t) => `row ${Math.floor((t - 1) / G) + 1}, column ${((t - 1) % G) + 1}`;
-    const name = (t) => (t ? `patch ${t}` : "the class token");
-
-    // ---- the parts
-    const draw = canvas(480, 480, {
-      class: "vit-draw", tabindex: 0, role: "application", "aria-label":
-        "Drawing area. Draw with mouse, pen or finger. By keyboard: arrow keys move the pen, Space puts it down and lifts it, Backspace takes the last stroke back.",
+    return all;
+  };
+  // arrow keys move among buttons, of which one alone is in the order of the Tab key
+  function roving(box, all, columns, choose) {
+    box.addEventListener("keydown", (e) => {
+      const by = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns(), ArrowDown: columns() }[e.key];
+      const to = all.indexOf(document.activeElement) + by;
+      if (!by || !all[to]) return;
+      e.preventDefault();
+      choose(to);
+      all[to].focus();
     });
-    const see = canvas(392, 392, { class: "vit-see", role: "img", "aria-label": "The drawing as 28 by 28 pixels, cut into 49 patches" });
-    const big = canvas(392, 464, { class: "vit-big", role: "img", "aria-label": "What the chosen token reads, patch by patch" });
-    const bars = el("ol", { class: "vit-bars" }), status = el("p", { class: "vit-note vit-say" }, "Loading the model …");
-    const reads = el("p", { class: "vit-note" }), spoken = el("p", { class: "vit-hidden", role: "status" });
-    const note = el("p", { class: "vit-note vit-warn" });
-    for (let k = 0; k < 10; k++) bars.append(el("li", {}, el("span", {}, String(k)), el("i", {}, el("b"), el("u")), el("span", {}, "–")));
-    const samples = el("div", { class: "vit-row vit-samples", role: "group", "aria-label": "Sample digits" });
-    SAMPLES.forEach((text, k) => samples.append(button(String(k), () => set(decode(text), true), { "aria-label": `Sample digit ${k}` })));
-    const undo = button("Undo", () => { if (st.past.length) { st.strokes = st.past.pop(); st.borrowed = false; soon(); } });
-    const clear = button("Clear", () => set([], false));
-    const share = button("Copy link", copy);
-    const title = (text) => el(full ? "h2" : "p", { class: "vit-h" }, text);
-    const section = (id, heading, ...kids) => el("section", { class: `vit-part vit-at-${id}`, "data-part": id, "aria-label": heading }, title(heading), ...kids);
+  }
 
-    // tokens, and heads: buttons of which one at a time is in the order of the Tab key
-    const tokens = [], heads = [];
-    const strip = el("div", { class: "vit-strip", role: "toolbar", "aria-label": "Tokens: choose one with the arrow keys" });
-    const grid = el("div", { class: "vit-heads", role: "toolbar", "aria-label": "Blocks and heads: choose one with the arrow keys" });
-    function roving(box, all, columns, choose) {
-      box.addEventListener("keydown", (e) => {
-        const step = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns(), ArrowDown: columns() }[e.key];
-        const to = all.indexOf(document.activeElement) + step;
-        if (!step || !all[to]) return;
-        e.preventDefault(); choose(to); all[to].focus();
+  class Live {
+    constructor(root) {
+      this.root = root;
+      this.full = root.dataset.mode === "full";
+      this.colors = Parts.palette(root);
+      this.strokes = (this.full && address()) || Parts.decode(SAMPLES[4]);
+      this.borrowed = true;  // a sample or a link: the first stroke replaces it
+      Object.assign(this, { past: [], current: null, pen: null, what: {}, out: null, plain: null });
+      Object.assign(this, { token: 0, hover: null, block: 3, head: 2, rollout: false, step: -1 });
+      this.pixels = canvas(28, 28);
+      this.soon = frames(() => this.repaint());
+      this.buildHand();
+      this.buildAnswer();
+      if (this.full) this.buildFull(); else this.buildSmall();
+      this.repaint();
+      this.watch();
+    }
+
+    // ---- loading, and what changes from outside
+    watch() {
+      const recolor = () => { this.colors = Parts.palette(this.root); this.repaint(); };
+      new MutationObserver(recolor).observe(document.documentElement, { attributeFilter: ["data-theme"] });
+      matchMedia("(prefers-color-scheme: dark)").addEventListener("change", recolor);
+      addEventListener("hashchange", () => {
+        const strokes = this.full && address();
+        if (strokes) this.set(strokes, true);
       });
+      new IntersectionObserver((seen, eye) => {
+        if (!seen.some((e) => e.isIntersecting)) return;
+        eye.disconnect();
+        this.start();
+      }, { rootMargin: "600px" }).observe(this.root);
     }
-
-    // ---- drawing
-    const g = draw.getContext("2d");
-    function paint() {
-      const S = draw.width;
-      g.clearRect(0, 0, S, S);
-      g.lineCap = g.lineJoin = "round"; g.strokeStyle = g.fillStyle = colors.ink; g.lineWidth = S / 16;
-      for (const s of st.strokes) {
-        g.beginPath(); g.moveTo(s[0][0] * S, s[0][1] * S);
-        for (const p of s.length > 1 ? s.slice(1) : s) g.lineTo(p[0] * S, p[1] * S);
-        g.stroke();
-      }
-      if (!st.strokes.length) {
-        g.fillStyle = colors.quiet; g.textAlign = "center"; g.font = `${S / 15}px system-ui, sans-serif`;
-        g.fillText("Draw a digit here", S / 2, S / 2);
-      }
-      if (st.pen) {
-        g.strokeStyle = colors.query; g.lineWidth = 4; g.beginPath();
-        g.arc(st.pen[0] * S, st.pen[1] * S, st.current ? 9 : 16, 0, 7); g.stroke();
-      }
-      root.classList.toggle("vit-empty", !st.strokes.length);
-    }
-    let painting = false, thinking = false;
-    function soon() {  // at most one repaint a frame, and the model after it, so that the line keeps up
-      if (painting) return;
-      painting = true;
-      requestAnimationFrame(() => {
-        painting = false; paint();
-        if (thinking) return;
-        thinking = true;
-        setTimeout(() => { thinking = false; infer(); }, 0);
-      });
-    }
-    function keep() { st.past.push(st.strokes.map((s) => s.slice())); if (st.past.length > 50) st.past.shift(); }
-    function set(strokes, borrowed) { keep(); Object.assign(st, { strokes, borrowed, current: null }); soon(); }
-    function begin(p) {
-      keep();
-      if (st.borrowed) st.strokes = [];  // a first stroke replaces a sample
-      st.borrowed = false; st.current = [p]; st.strokes = [...st.strokes, st.current]; soon();
-    }
-    const at = (e) => {
-      const r = draw.getBoundingClientRect();
-      return [(e.clientX - r.left) / r.width, (e.clientY - r.top) / r.height].map((v) => Math.min(1, Math.max(0, v)));
-    };
-    draw.addEventListener("pointerdown", (e) => {
-      if (!e.isPrimary || e.button) return;
-      e.preventDefault(); draw.focus({ preventScroll: true }); st.pen = null;
-      draw.setPointerCapture(e.pointerId); begin(at(e));
-    });
-    draw.addEventListener("pointermove", (e) => {
-      if (!st.current || st.pen || !e.isPrimary) return;
-      const all = e.getCoalescedEvents ? e.getCoalescedEvents() : [];
-      for (const c of all.length ? all : [e]) st.current.push(at(c));
-      soon();
-    });
-    for (const t of ["pointerup", "pointercancel", "lostpointercapture"]) {
-      draw.addEventListener(t, () => { if (!st.pen) st.current = null; });
-    }
-    draw.addEventListener("keydown", (e) => {
-      const move = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[e.key];
-      if (move) {
-        const pen = st.pen || [0.5, 0.3], k = e.shiftKey ? 0.01 : 0.04;
-        st.pen = pen.map((v, i) => Math.min(1, Math.max(0, v + k * move[i])));
-        if (st.current) st.current.push(st.pen);
-      } else if (e.key === " ") {
-        st.pen = st.pen || [0.5, 0.3];
-        if (st.current) st.current = null; else begin(st.pen);
-        spoken.textContent = st.current ? "Pen down" : "Pen up";
-      } else if (e.key === "Backspace" || (e.key === "z" && (e.ctrlKey || e.metaKey))) undo.click();
-      else return;
-      e.preventDefault(); soon();
-    });
-    draw.addEventListener("blur", () => { if (st.pen) { st.pen = st.current = null; paint(); } });
-
-    // ---- the model
-    function infer() {
-      if (!model) return;
-      st.image = engine.strokesToImage(st.strokes);
-      const start = performance.now(), some = st.strokes.length > 0;
-      st.out = some ? model.forward(st.image, what) : null;
-      st.ms = performance.now() - start;
-      st.plain = some && Object.keys(what).length ? model.forward(st.image) : null;
-      st.rolled = null;
-      show();
-    }
-    const seen = (i) => {  // the pixel that the model gets: shuffled patches stand elsewhere
-      if (!what.order) return st.image[i];
-      const y = Math.floor(i / 28), x = i % 28, from = what.order[Math.floor(y / 4) * G + Math.floor(x / 4)];
-      return st.image[(Math.floor(from / G) * 4 + (y % 4)) * 28 + (from % G) * 4 + (x % 4)];
-    };
-    function row(t, block, head) {  // what token t reads: one head, the mean of a block (head 4), or rollout
-      const a = new Float64Array(T), { maps } = st.out;
-      if (st.rollout && head === H) {
-        st.rolled = st.rolled || Array.from({ length: L }, (_, l) => engine.rollout(maps, l + 1, H, T));
-        return st.rolled[block].slice(t * T, (t + 1) * T);
-      }
-      for (let k = 0; k < H; k++) {
-        if (head !== H && head !== k) continue;
-        for (let j = 0; j < T; j++) a[j] += maps[((block * H + k) * T + t) * T + j] / (head === H ? H : 1);
-      }
-      return a;
-    }
-
-    // ---- what is shown
-    const pixels = canvas(28, 28), pc = pixels.getContext("2d", { willReadFrequently: true });
-    let lines = [];
-    function ink() {  // the pixels and their outline, once for all pictures
-      const shown = Float32Array.from({ length: 784 }, (_, i) => seen(i)), data = pc.createImageData(28, 28);
-      pc.fillStyle = colors.ink; pc.fillRect(0, 0, 1, 1);
-      const [r, gr, b] = pc.getImageData(0, 0, 1, 1).data;
-      shown.forEach((v, i) => data.data.set([r, gr, b, 255 * v], 4 * i));
-      pc.putImageData(data, 0, 0);
-      lines = outline(shown);
-    }
-    function map(target, a, top, numbers) {
-      const c = target.getContext("2d"), W = target.width, s = W / G, head = target.height - W;
-      c.clearRect(0, 0, W, target.height);
-      const cell = (t, x, y, side) => {
-        const v = a[t] / top;
-        c.fillStyle = colors.fill(v); c.fillRect(x, y, side, side);
-        if (what.dropped && what.dropped[t]) {
-          c.strokeStyle = colors.quiet; c.lineWidth = 2; c.beginPath();
-          c.moveTo(x + 3, y + 3); c.lineTo(x + side - 3, y + side - 3); c.stroke();
-        }
-      };
-      const number = (t, x, y, side) => {  // with a border of the cell's color, to stand before the outline
-        const text = (100 * a[t]).toFixed(a[t] < 0.0995 ? 1 : 0), at = [text, x + side / 2, y + side / 2];
-        c.font = `${0.32 * s}px system-ui, sans-serif`; c.textAlign = "center"; c.textBaseline = "middle";
-        c.lineWidth = 6; c.strokeStyle = colors.fill(a[t] / top); c.strokeText(...at);
-        c.fillStyle = colors.on(a[t] / top); c.fillText(...at);
-      };
-      for (let t = 1; t < T; t++) cell(t, ((t - 1) % G) * s, head + Math.floor((t - 1) / G) * s, s);
-      c.strokeStyle = colors.ink; c.lineWidth = numbers ? 2 : W / 85; c.beginPath();
-      for (const [p, q] of lines) { c.moveTo((p[0] * W) / 28, head + (p[1] * W) / 28); c.lineTo((q[0] * W) / 28, head + (q[1] * W) / 28); }
-      c.stroke();
-      for (let t = 1; numbers && t < T; t++) if (a[t] >= 2 / T) number(t, ((t - 1) % G) * s, head + Math.floor((t - 1) / G) * s, s);
-      if (!head) return;
-      const side = head - (numbers ? 12 : 4);
-      cell(0, 1, 1, side - 2);
-      c.strokeStyle = colors.cls; c.lineWidth = numbers ? 4 : 2; c.strokeRect(1, 1, side - 2, side - 2);
-      if (numbers) {
-        number(0, 1, 1, side - 2);
-        c.fillStyle = colors.ink; c.textAlign = "left"; c.font = `${0.32 * s}px system-ui, sans-serif`;
-        c.fillText(`class token  ${percent(a[0], 1)}`, side + 12, side / 2);
-      }
-      c.strokeStyle = colors.quiet; c.lineWidth = 1; c.strokeRect(0.5, head + 0.5, W - 1, W - 1);
-      const t = token();
-      c.strokeStyle = colors.query; c.lineWidth = numbers ? 5 : 3;
-      if (t) c.strokeRect(((t - 1) % G) * s + 1.5, head + Math.floor((t - 1) / G) * s + 1.5, s - 3, s - 3);
-    }
-    function showSee() {
-      const c = see.getContext("2d"), W = see.width, s = W / G, gap = full ? 0 : 4;
-      c.clearRect(0, 0, W, W); c.imageSmoothingEnabled = false;
-      c.drawImage(pixels, 0, 0, W, W);
-      c.strokeStyle = colors.quiet; c.lineWidth = 1;
-      if (full) for (let i = 0; i <= G; i++) { c.strokeRect(i * s, 0, 0, W); c.strokeRect(0, i * s, W, 0); }
-      for (let t = 1; full && what.dropped && t < T; t++) {
-        if (!what.dropped[t]) continue;
-        c.fillStyle = colors.paper; c.fillRect(((t - 1) % G) * s + 1, Math.floor((t - 1) / G) * s + 1, s - 2, s - 2);
-      }
-      const t = token();
-      c.strokeStyle = colors.query; c.lineWidth = 5;
-      if (full && t) c.strokeRect(((t - 1) % G) * s + 2, Math.floor((t - 1) / G) * s + 2, s - 4, s - 4);
-    }
-    function showPatches() {  // the small page: the patches, moved apart
-      const c = apart.getContext("2d"), W = apart.width, s = W / (G + (G - 1) / 4);
-      c.clearRect(0, 0, W, W); c.imageSmoothingEnabled = false; c.strokeStyle = colors.quiet;
-      for (let p = 0; p < 49; p++) {
-        const x = (p % G) * 1.25 * s, y = Math.floor(p / G) * 1.25 * s;
-        c.drawImage(pixels, (p % G) * 4, Math.floor(p / G) * 4, 4, 4, x, y, s, s);
-        c.strokeRect(x + 0.5, y + 0.5, s - 1, s - 1);
-      }
-    }
-    function showBars() {
-      const p = st.out && engine.probabilities(st.out.logits), was = st.plain && engine.probabilities(st.plain.logits);
-      const top = p ? best(p) : -1;
-      [...bars.children].forEach((li, k) => {
-        li.classList.toggle("vit-top", k === top);
-        li.children[1].children[0].style.width = p ? `${100 * p[k]}%` : "0";
-        li.children[1].children[1].style.left = was ? `${100 * was[k]}%` : "0";
-        li.children[1].children[1].hidden = !was;
-        li.children[2].textContent = p ? percent(p[k], full ? 1 : 0) : "–";
-      });
-      root.dataset.answer = top;
-      if (!p) {
-        status.textContent = "Draw a digit, or choose a sample.";
-        note.textContent = "";
+    async start() {
+      try {
+        await Promise.all([self.VitEngine || script("vit-engine.js"), self.VIT_WEIGHTS || script("vit-weights.js")]);
+        this.model = self.VitEngine.create(self.VIT_WEIGHTS);
+        this.infer();
+        this.root.dataset.ready = performance.now().toFixed(0);
+      } catch (error) {
+        this.says.textContent = `The model could not be loaded (${error.message}).`;
+        this.root.dataset.ready = "error";
         return;
       }
-      status.textContent = `The model answers ${top} (${percent(p[top])})`
-        + (full ? `, computed in this browser in ${st.ms.toFixed(st.ms < 10 ? 1 : 0)} ms.` : ".");
-      const sum = st.image.reduce((a, b) => a + b, 0);
-      note.textContent = sum > INK || p[top] < 0.75
-        ? `${sum > INK ? "More ink than in 999 of 1,000 training digits." : "The model hesitates."} Softmax shares 100 % among the ten digits, whatever is drawn: it cannot say “this is no digit”.`
-        : "";
+      for (let i = 0; i < 6; i++) {  // once its code is compiled, a pass takes a fifth of the time
+        await new Promise((done) => setTimeout(done, 20));
+        this.model.forward(this.image);
+      }
+      this.infer();
     }
-    const described = () => {
-      const a = row(token(), st.block, st.head), t = token();
-      const most = [...a.keys()].filter((j) => j !== 0).sort((i, j) => a[j] - a[i]).slice(0, 3);
-      const where = st.rollout && st.head === H ? `Rollout through ${st.block + 1} block${st.block ? "s" : ""}`
-        : `Block ${st.block + 1}, ${st.head === H ? "mean of heads" : `head ${st.head + 1}`}`;
-      return `${where}: ${name(t)}${t ? ` (${place(t)})` : ""} reads most from `
-        + most.map((j) => `patch ${j} (${place(j)}; ${percent(a[j])})`).join(", ") + `; from the class token ${percent(a[0])}.`;
-    };
-    function showMaps() {
-      const t = token();
-      let top = 0;
-      for (let l = 0; l < L; l++) for (let k = 0; k <= H; k++) { const a = row(t, l, k); for (let j = 1; j < T; j++) top = Math.max(top, a[j]); }
-      top = [0.05, 0.1, 0.2, 0.3, 0.5, 1].find((x) => x >= top - 1e-9) || 1;
-      map(big, row(t, st.block, st.head), top, true);
-      scale.querySelector("b").textContent = percent(top, 0);
-      scale.querySelector("i").style.left = `${2 / top}%`;
-      heads.forEach((b, n) => {
-        const l = n % L, k = Math.floor(n / L), chosen = l === st.block && k === st.head;
-        map(b.firstChild, row(t, l, k), top, false);
-        b.setAttribute("aria-pressed", chosen); b.tabIndex = chosen ? 0 : -1;
-        const off = k < H ? what.off && what.off[l * H + k] : false;
-        b.classList.toggle("vit-off", !!off);
-        b.setAttribute("aria-label", `Block ${l + 1}, ${k === H ? (st.rollout ? "rollout" : "mean") : `head ${k + 1}`}${off ? ", switched off" : ""}`);
+
+    // ---- the hand: mouse, pen, finger and keyboard
+    buildHand() {
+      const draw = this.draw = canvas(480, 480, {
+        class: "vit-draw", tabindex: 0, role: "application",
+        "aria-label": "Drawing area. Draw with mouse, pen or finger. By keyboard: arrow keys move the "
+          + "pen, Space puts it down and lifts it, Backspace takes the last stroke back.",
       });
-      meanName.textContent = st.rollout ? "rollout" : "mean";
-      reads.textContent = described();
+      const at = (e) => {
+        const box = draw.getBoundingClientRect();
+        return [within((e.clientX - box.left) / box.width), within((e.clientY - box.top) / box.height)];
+      };
+      draw.addEventListener("pointerdown", (e) => {
+        if (!e.isPrimary || e.button) return;
+        e.preventDefault();
+        draw.focus({ preventScroll: true });
+        draw.setPointerCapture(e.pointerId);
+        this.pen = null;
+        this.begin(at(e));
+      });
+      draw.addEventListener("pointermove", (e) => {
+        if (!this.current || this.pen || !e.isPrimary) return;
+        const all = e.getCoalescedEvents ? e.getCoalescedEvents() : [];
+        this.current.push(...(all.length ? all : [e]).map(at));
+        this.soon();
+      });
+      for (const end of ["pointerup", "pointercancel", "lostpointercapture"]) {
+        draw.addEventListener(end, () => { if (!this.pen) this.current = null; });
+      }
+      draw.addEventListener("keydown", (e) => this.key(e));
+      draw.addEventListener("blur", () => { if (this.pen) { this.pen = this.current = null; this.soon(); } });
+      const buttons = [button("Undo", () => this.undo()), button("Clear", () => this.set([], false))];
+      if (this.full) buttons.push(this.share = button("Copy link", () => this.copy()));
+      this.hand = [draw, el("div", { class: "vit-row" }, ...buttons)];
     }
-    function showTokens() {
-      const t = token();
-      tokens.forEach((b, j) => {
-        const chosen = j === st.token, dropped = !!(what.dropped && what.dropped[j]);
-        b.setAttribute("aria-pressed", chosen); b.tabIndex = chosen ? 0 : -1;
-        b.classList.toggle("vit-lit", j === t); b.classList.toggle("vit-dropped", dropped);
-        b.setAttribute("aria-label", (j ? `${j}: patch in ${place(j)}` : "0: class token") + (dropped ? ", dropped" : ""));
-        if (!j) return;
-        const c = b.firstChild.getContext("2d");
+    key(e) {
+      const move = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[e.key];
+      const undo = e.key === "Backspace" || (e.key === "z" && (e.ctrlKey || e.metaKey));
+      if (!move && !undo && e.key !== " ") return;
+      e.preventDefault();
+      if (undo) { this.undo(); return; }
+      const [x, y] = this.pen || [0.5, 0.3], far = e.shiftKey ? 0.01 : 0.04;
+      this.pen = move ? [within(x + far * move[0]), within(y + far * move[1])] : [x, y];
+      if (move && this.current) this.current.push(this.pen);
+      if (!move) {
+        if (this.current) this.current = null; else this.begin(this.pen);
+        this.spoken.textContent = this.current ? "Pen down" : "Pen up";
+      }
+      this.soon();
+    }
+    begin(point) {
+      this.keep();
+      this.current = [point];
+      this.strokes = this.borrowed ? [this.current] : [...this.strokes, this.current];
+      this.borrowed = false;
+      this.soon();
+    }
+    keep() { this.past = [...this.past.slice(-49), this.strokes.map((stroke) => stroke.slice())]; }
+    set(strokes, borrowed) {
+      this.keep();
+      Object.assign(this, { strokes, borrowed, current: null });
+      this.soon();
+    }
+    undo() {
+      if (!this.past.length) return;
+      Object.assign(this, { strokes: this.past.pop(), borrowed: false, current: null });
+      this.soon();
+    }
+    copy() {
+      const link = location.href.split("#")[0] + this.fragment();
+      history.replaceState(null, "", link);
+      const told = (text) => {
+        this.share.textContent = text;
+        setTimeout(() => { this.share.textContent = "Copy link"; }, 2000);
+      };
+      const there = () => told("In the address bar");
+      if (!navigator.clipboard) there();
+      else navigator.clipboard.writeText(link).then(() => told("Link copied"), there);
+    }
+    fragment() { return this.strokes.length ? `#d=${Parts.encode(this.strokes)}` : ""; }
+
+    // ---- the model
+    repaint() {  // the line first, then the model, so that the line keeps up with the hand
+      Parts.paintDrawing(this.draw, this.strokes, this.pen, this.current, this.colors);
+      if (!this.model || this.thinking) return;
+      this.thinking = setTimeout(() => { this.thinking = null; this.infer(); }, 0);
+    }
+    infer() {
+      this.image = self.VitEngine.strokesToImage(this.strokes);
+      const some = this.strokes.length > 0, start = performance.now();
+      this.out = some ? this.model.forward(this.image, this.what) : null;
+      this.ms = performance.now() - start;
+      this.plain = some && Object.keys(this.what).length ? this.model.forward(this.image) : null;
+      this.rolled = null;
+      this.show();
+    }
+    seen() {  // the pixels that the model gets: shuffled patches stand elsewhere
+      const { order } = this.what;
+      return this.image.map((v, i) => {
+        if (!order) return v;
+        const y = Math.floor(i / 28), x = i % 28, from = order[Math.floor(y / 4) * G + Math.floor(x / 4)];
+        return this.image[(Math.floor(from / G) * 4 + (y % 4)) * 28 + (from % G) * 4 + (x % 4)];
+      });
+    }
+    shares(t, block, head) {  // what token t reads: by one head, by the mean of a block, or rollout
+      const { maps } = this.out, sum = new Float64Array(T);
+      if (this.rollout && head === H) {
+        this.rolled ||= Array.from({ length: L }, (_, l) => self.VitEngine.rollout(maps, l + 1, H, T));
+        return this.rolled[block].slice(t * T, (t + 1) * T);
+      }
+      const heads = head === H ? [0, 1, 2, 3] : [head];
+      for (const k of heads) {
+        const from = ((block * H + k) * T + t) * T;
+        for (let j = 0; j < T; j++) sum[j] += maps[from + j] / heads.length;
+      }
+      return sum;
+    }
+    change(next) {  // what if: keep what is switched on
+      const on = ([, v]) => (Array.isArray(v) ? v.some(Boolean) : v);
+      this.what = Object.fromEntries(Object.entries({ ...this.what, ...next }).filter(on));
+      if (this.model) this.infer();
+    }
+
+    // ---- the answer
+    buildAnswer() {
+      this.bars = el("ol", { class: "vit-bars" });
+      for (let k = 0; k < 10; k++) {
+        this.bars.append(el("li", {}, el("span", {}, String(k)), el("i", {}, el("b"), el("u", { hidden: true })),
+          el("span", {}, "–")));
+      }
+      this.says = el("p", { class: "vit-note vit-say" }, "Loading the model …");
+      this.warns = el("p", { class: "vit-note vit-warn" });
+      this.reads = el("p", { class: "vit-note" });
+      this.spoken = el("p", { class: "vit-hidden", role: "status" });
+    }
+    showAnswer() {
+      const odds = (out) => out && self.VitEngine.probabilities(out.logits);
+      const p = odds(this.out), was = odds(this.plain), top = p ? best(p) : -1;
+      [...this.bars.children].forEach((li, k) => {
+        const [bar, mark] = li.children[1].children;
+        li.classList.toggle("vit-top", k === top);
+        bar.style.width = p ? `${100 * p[k]}%` : "0";
+        mark.style.left = was ? `${100 * was[k]}%` : "0";
+        mark.hidden = !was;
+        li.lastChild.textContent = p ? percent(p[k], this.full ? 1 : 0) : "–";
+      });
+      this.root.dataset.answer = top;
+      const time = this.full && p ? `, computed in this browser in ${this.ms.toFixed(this.ms < 10 ? 1 : 0)} ms` : "";
+      this.says.textContent = p ? `The model answers ${top} (${percent(p[top])})${time}.`
+        : "Draw a digit, or choose a sample.";
+      const much = this.image.reduce((a, b) => a + b, 0) > INK, doubt = p && p[top] < 0.75;
+      const why = much ? "More ink than in 999 of 1,000 training digits." : "The model hesitates.";
+      this.warns.textContent = much || doubt ? `${why} ${SOFTMAX}` : "";
+    }
+
+    // ---- all that is shown
+    show() {
+      const image = this.seen();
+      Parts.paintPixels(this.pixels, image, this.colors);
+      this.lines = Parts.outline(image);
+      this.showAnswer();
+      if (this.full) {
+        this.showTokens();
+        this.showMaps();
+        this.showLens();
+        this.showWhat();
+      } else this.showSmall();
+      clearTimeout(this.later);  // a screen reader hears what stands after the last stroke
+      this.later = setTimeout(() => {
+        const said = [this.says, this.warns, this.reads].map((p) => p.textContent);
+        this.spoken.textContent = said.filter(Boolean).join(" ");
+      }, 900);
+    }
+    section(id, heading, ...kids) {
+      const title = el(this.full ? "h2" : "p", { class: "vit-h" }, heading);
+      return el("section", { class: `vit-part vit-at-${id}`, "data-part": id, "aria-label": heading }, title, ...kids);
+    }
+
+    // ---- the small one, on the front page
+    buildSmall() {
+      const figure = (c, text) => el("figure", {}, c, el("figcaption", {}, text));
+      const picture = (said) => canvas(392, 392, { class: "vit-see", role: "img", "aria-label": said });
+      this.three = [picture("The drawing as 28 by 28 pixels"), picture("The 49 patches, moved apart"),
+        picture("What the class token reads in block 4, patch by patch")];
+      this.most = el("span", {}, "read by the class token");
+      this.more = el("a", { class: "vit-more", href: HERE + "live.html" }, "Every head, block by block: the live page");
+      const [see, apart, map] = this.three;
+      this.root.append(el("div", { class: "vit-grid" },
+        this.section("hand", "Draw a digit here", ...this.hand),
+        this.section("answer", "The answer", this.bars, this.says, this.warns),
+        this.section("three", "Inside the model", figure(see, "28 × 28 pixels"), figure(apart, "49 patches"),
+          figure(map, this.most))), this.more, this.spoken);
+    }
+    showSmall() {
+      const [see, apart, map] = this.three, c = see.getContext("2d"), { colors, lines } = this;
+      c.clearRect(0, 0, see.width, see.width);
+      c.imageSmoothingEnabled = false;
+      c.drawImage(this.pixels, 0, 0, see.width, see.width);
+      Parts.paintApart(apart, this.pixels, colors);
+      const shares = this.out ? this.shares(0, 3, H) : new Float64Array(T), top = Math.max(...shares.slice(1));
+      Parts.paintMap(map, { shares, top: top || 1, lines, chosen: 0, colors });
+      this.most.textContent = `read by the class token${this.out ? `, at most ${percent(top)}` : ""}`;
+      this.more.href = `${HERE}live.html${this.fragment()}`;
+    }
+
+    // ---- the full one
+    buildFull() {
+      const samples = el("div", { class: "vit-row vit-samples", role: "group", "aria-label": "Sample digits" });
+      SAMPLES.forEach((text, k) => samples.append(
+        button(String(k), () => this.set(Parts.decode(text), true), { "aria-label": `Sample digit ${k}` })));
+      this.tour = el("div", { class: "vit-tour", role: "region", "aria-label": "Guided tour" });
+      this.root.append(this.tour, el("div", { class: "vit-grid" },
+        this.section("hand", "Draw a digit", ...this.hand, samples),
+        this.buildSee(),
+        this.section("answer", "The answer", this.bars, this.says, this.warns),
+        this.buildTokens(), this.buildMaps(), this.buildLens(), this.buildWhat()), this.spoken);
+      this.showTour();
+    }
+    choose(t) { this.token = t; this.hover = null; this.refresh(); }
+    refresh() { if (this.model) this.show(); }
+    reader() { return this.hover ?? this.token; }
+    buildSee() {
+      const see = this.see = canvas(392, 392, {
+        class: "vit-see", role: "img", "aria-label": "The drawing as 28 by 28 pixels, cut into 49 patches",
+      });
+      const under = (e) => {
+        const box = see.getBoundingClientRect(), cell = (v, side) => within(Math.floor((v / side) * G), 0, G - 1);
+        return 1 + cell(e.clientY - box.top, box.height) * G + cell(e.clientX - box.left, box.width);
+      };
+      const look = frames(() => this.refresh());
+      see.addEventListener("pointerdown", (e) => this.choose(under(e)));
+      see.addEventListener("pointermove", (e) => {
+        if (e.pointerType !== "mouse" || this.hover === under(e)) return;
+        this.hover = under(e);
+        look();
+      });
+      see.addEventListener("pointerleave", () => { this.hover = null; look(); });
+      return this.section("see", "What the model sees", see,
+        el("p", { class: "vit-note" }, "28 × 28 pixels in 49 patches. Point at one to see what it reads."));
+    }
+    buildTokens() {
+      const strip = el("div", { class: "vit-strip", role: "toolbar", "aria-label": "Tokens: choose one with the arrow keys" });
+      this.tokens = Array.from({ length: T }, (_, t) => {
+        const made = button(t ? canvas(4, 4) : el("span", { class: "vit-cls" }), () => this.choose(t));
+        made.append(el("small", {}, String(t)));
+        return made;
+      });
+      strip.append(...this.tokens);
+      const first = (b) => b.offsetTop === this.tokens[0].offsetTop;
+      roving(strip, this.tokens, () => this.tokens.filter(first).length, (t) => this.choose(t));
+      return this.section("tokens", "50 tokens, in order", strip);
+    }
+    showTokens() {
+      const { dropped } = this.what;
+      Parts.paintSeen(this.see, this.pixels, this.reader(), dropped, this.colors);
+      this.tokens.forEach((made, t) => {
+        const gone = !!(dropped && dropped[t]);
+        press(made, t === this.token);
+        made.tabIndex = t === this.token ? 0 : -1;
+        made.classList.toggle("vit-lit", t === this.reader());
+        made.classList.toggle("vit-dropped", gone);
+        made.setAttribute("aria-label", (t ? `${t}: patch in ${place(t)}` : "0: class token") + (gone ? ", dropped" : ""));
+        if (!t) return;
+        const c = made.firstChild.getContext("2d");
         c.clearRect(0, 0, 4, 4);
-        if (st.out) c.drawImage(pixels, ((j - 1) % G) * 4, Math.floor((j - 1) / G) * 4, 4, 4, 0, 0, 4, 4);
+        c.drawImage(this.pixels, ...Parts.corner(t, 4), 4, 4, 0, 0, 4, 4);
       });
     }
-    function showLens() {
-      [...lens.tBodies[0].rows].forEach((tr, l) => {
-        const p = st.out && engine.probabilities(st.out.lens[l]), top = p ? best(p) : -1;
+
+    buildMaps() {
+      this.big = canvas(392, 464, { class: "vit-big", role: "img", "aria-label": "What the chosen token reads, patch by patch" });
+      this.scale = el("p", { class: "vit-scale" }, "0 ", el("span", {}, el("i")), " ", el("b"),
+        el("small", {}, " of its reading; the mark is the even share, 2 %"));
+      const grid = el("div", { class: "vit-heads", role: "toolbar", "aria-label": "Blocks and heads: choose one with the arrow keys" });
+      grid.append(el("span"), ...Array.from({ length: L }, (_, l) => el("span", {}, `block ${l + 1}`)));
+      const pick = (n) => { this.block = n % L; this.head = Math.floor(n / L); this.refresh(); };
+      this.heads = Array.from({ length: L * (H + 1) }, (_, n) => button(canvas(112, 128), () => pick(n)));
+      this.meanName = el("span", {}, "mean");
+      for (let k = 0; k <= H; k++) {
+        grid.append(k < H ? el("span", {}, `head ${k + 1}`) : this.meanName, ...this.heads.slice(k * L, (k + 1) * L));
+      }
+      roving(grid, this.heads, () => L, pick);
+      this.roll = button("Rollout", () => { this.head = H; this.setRollout(!this.rollout); this.refresh(); }, {
+        "aria-pressed": false, title: "Attention followed through all blocks so far (Abnar and Zuidema, 2020)",
+      });
+      this.common = el("p", { class: "vit-note" });
+      const buttons = el("div", { class: "vit-row" }, button("Class token", () => this.choose(0)), this.roll);
+      return this.section("maps", "Who reads whom", el("div", { class: "vit-two" },
+        el("div", {}, this.big, this.scale), el("div", {}, grid, this.common, buttons)), this.reads);
+    }
+    setRollout(on) { this.rollout = on; press(this.roll, on); }
+    showMaps() {
+      if (!this.out) {
+        for (const c of [this.big, ...this.heads.map((b) => b.firstChild)]) c.getContext("2d").clearRect(0, 0, c.width, c.height);
+        this.reads.textContent = "";
+        return;
+      }
+      const t = this.reader(), { lines, colors } = this, { dropped, off } = this.what;
+      const all = this.heads.map((_, n) => this.shares(t, n % L, Math.floor(n / L)));
+      const end = (maps) => {  // of a scale: a round number that no patch passes
+        const most = Math.max(...maps.map((a) => Math.max(...a.slice(1))));
+        return [0.05, 0.1, 0.2, 0.3, 0.5].find((x) => x >= most) || 1;
+      };
+      const one = all[this.head * L + this.block], own = end([one]), map = { lines, colors, dropped, chosen: t };
+      Parts.paintMap(this.big, { ...map, top: own, shares: one, numbers: true });
+      this.scale.querySelector("b").textContent = percent(own, 0);
+      this.scale.querySelector("i").style.left = `${2 / own}%`;
+      const top = end(all);
+      this.common.textContent = `All small maps have one scale, 0 to ${percent(top, 0)}.`;
+      this.meanName.textContent = this.rollout ? "rollout" : "mean";
+      this.heads.forEach((made, n) => {
+        const l = n % L, k = Math.floor(n / L), chosen = l === this.block && k === this.head;
+        const out = k < H && !!(off && off[l * H + k]), kind = k < H ? `head ${k + 1}` : this.meanName.textContent;
+        Parts.paintMap(made.firstChild, { ...map, top, shares: all[n] });
+        press(made, chosen);
+        made.tabIndex = chosen ? 0 : -1;
+        made.classList.toggle("vit-off", out);
+        made.setAttribute("aria-label", `Block ${l + 1}, ${kind}${out ? ", switched off" : ""}`);
+      });
+      this.reads.textContent = this.described(t, one);
+    }
+    described(t, shares) {
+      const where = this.rollout && this.head === H ? `Rollout through ${this.block + 1} block${this.block ? "s" : ""}`
+        : `Block ${this.block + 1}, ${this.head === H ? "mean of heads" : `head ${this.head + 1}`}`;
+      const most = [...shares.keys()].slice(1).sort((i, j) => shares[j] - shares[i]).slice(0, 3);
+      const told = most.map((j) => `patch ${j} (${place(j)}; ${percent(shares[j])})`).join(", ");
+      return `${where}: ${name(t)}${t ? ` (${place(t)})` : ""} reads most from ${told}; `
+        + `from the class token ${percent(shares[0])}.`;
+    }
+
+    buildLens() {
+      const ten = (make) => Array.from({ length: 10 }, (_, k) => make(k));
+      const head = el("tr", {}, el("th", { scope: "col" }, "block"), ...ten((k) => el("th", { scope: "col" }, String(k))));
+      this.rows = Array.from({ length: L }, (_, l) =>
+        el("tr", {}, el("th", { scope: "row" }, String(l + 1)), ...ten(() => el("td"))));
+      const said = "Probabilities in percent, if the head read the class token after each block";
+      return this.section("lens", "The answer after each block", el("table", {},
+        el("caption", {}, said), el("thead", {}, head), el("tbody", {}, ...this.rows)));
+    }
+    showLens() {
+      this.rows.forEach((tr, l) => {
+        const p = this.out && self.VitEngine.probabilities(this.out.lens[l]), top = p ? best(p) : -1;
         [...tr.cells].slice(1).forEach((td, k) => {
           td.textContent = p && p[k] >= 0.005 ? (100 * p[k]).toFixed(0) : "";
-          td.style.background = p ? colors.fill(p[k]) : "";
-          td.style.color = p ? colors.on(p[k]) : "";
+          td.style.background = p ? this.colors.fill(p[k]) : "";
+          td.style.color = p ? this.colors.on(p[k]) : "";
           td.classList.toggle("vit-top", k === top);
         });
       });
     }
-    function showWhat() {
-      const dropped = what.dropped ? what.dropped.filter(Boolean).length : 0, one = st.token;
-      press(controls.zero, what.noPositions); press(controls.shuffle, what.order);
-      controls.drop.textContent = one ? `Drop patch ${one}` : "Drop the chosen patch";
-      controls.drop.disabled = !one; press(controls.drop, one && what.dropped && what.dropped[one]);
-      controls.head.textContent = `Switch off ${st.head === H ? `block ${st.block + 1}’s heads` : `head ${st.head + 1} of block ${st.block + 1}`}`;
-      press(controls.head, chosenHeads().every((n) => what.off && what.off[n]));
-      controls.restore.disabled = !Object.keys(what).length;
-      if (!st.plain) { result.textContent = st.out ? "Nothing is changed." : ""; return; }
-      const [a, b] = [st.plain, st.out].map((o) => engine.probabilities(o.logits));
-      const moved = Math.max(...st.out.logits.map((v, k) => Math.abs(v - st.plain.logits[k])));
-      const off = what.off ? what.off.filter(Boolean).length : 0;
-      const told = [what.noPositions && "no positions", what.order && "patches shuffled", dropped && `${dropped} of 49 patches dropped`, off && `${off} of 24 heads off`];
-      const text = told.filter(Boolean).join(", ");
-      result.textContent = `${text[0].toUpperCase()}${text.slice(1)}: from ${best(a)} (${percent(a[best(a)])}) to ${best(b)} (${percent(b[best(b)])}); the logit that moves most moves by ${moved.toFixed(2)}.`;
-    }
-    const press = (b, on) => b.setAttribute("aria-pressed", !!on);
-    let later;
-    function show() {
-      ink(); showSee(); showBars();
-      if (full) { showTokens(); showLens(); showWhat(); } else showPatches();
-      if (st.out && full) showMaps();
-      else if (st.out) {
-        const a = row(0, 3, H), top = Math.max(...a.slice(1));
-        map(big, a, top, false);
-        under4.textContent = `read by the class token, at most ${percent(top)}`;
-      }
-      else for (const c of [big, ...heads.map((b) => b.firstChild)]) c.getContext("2d").clearRect(0, 0, c.width, c.height);
-      if (full && !st.out) reads.textContent = "";
-      if (more) more.href = `${HERE}live.html${st.strokes.length ? `#d=${encode(st.strokes)}` : ""}`;
-      clearTimeout(later);  // a screen reader hears what stands after the last stroke
-      later = setTimeout(() => { spoken.textContent = [status, note, reads].map((p) => p.textContent).filter(Boolean).join(" "); }, 900);
-    }
 
     // ---- what if
-    const chosenHeads = () => (st.head === H ? [0, 1, 2, 3] : [st.head]).map((k) => st.block * H + k);
-    function change(next) { what = Object.fromEntries(Object.entries({ ...what, ...next }).filter(([, v]) => v && (!Array.isArray(v) || v.some(Boolean)))); infer(); }
-    const random = (n) => { const a = Array.from({ length: n }, (_, i) => i); for (let i = n - 1; i > 0; i--) { const j = Math.floor(Math.random() * (i + 1)); [a[i], a[j]] = [a[j], a[i]]; } return a; };
-    const controls = {
-      zero: button("Zero the positions", () => change({ noPositions: !what.noPositions })),
-      shuffle: button("Shuffle the patches", () => change({ order: what.order ? null : random(49) })),
-      drop: button("Drop the chosen patch", () => { const d = (what.dropped || Array(T).fill(false)).slice(); d[st.token] = !d[st.token]; change({ dropped: d }); }),
-      half: button("Drop 24 at random", () => { const d = Array(T).fill(false); random(49).slice(0, 24).forEach((p) => { d[p + 1] = true; }); change({ dropped: d }); }),
-      head: button("Switch off", () => { const off = (what.off || Array(L * H).fill(false)).slice(), on = chosenHeads().every((n) => off[n]); chosenHeads().forEach((n) => { off[n] = !on; }); change({ off }); }),
-      restore: button("Restore everything", () => change({ noPositions: false, order: null, dropped: null, off: null })),
-    };
-    const result = el("p", { class: "vit-note" });
-
-    function copy() {
-      const link = location.href.split("#")[0] + (st.strokes.length ? `#d=${encode(st.strokes)}` : "");
-      history.replaceState(null, "", link);
-      const told = (text) => { share.textContent = text; setTimeout(() => { share.textContent = "Copy link"; }, 2000); };
-      const there = () => told("In the address bar");
-      if (navigator.clipboard) navigator.clipboard.writeText(link).then(() => told("Link copied"), there); else there();
+    heads4() { return (this.head === H ? [0, 1, 2, 3] : [this.head]).map((k) => this.block * H + k); }
+    buildWhat() {
+      const flags = (found, n) => (found || Array(n).fill(false)).slice();
+      const drop = () => {
+        const dropped = flags(this.what.dropped, T);
+        dropped[this.token] = !dropped[this.token];
+        this.change({ dropped });
+      };
+      const half = () => {
+        const dropped = flags(null, T);
+        for (const p of shuffled(T - 1).slice(0, 24)) dropped[p + 1] = true;
+        this.change({ dropped });
+      };
+      const off = () => {
+        const now = flags(this.what.off, L * H), on = this.heads4().every((n) => now[n]);
+        for (const n of this.heads4()) now[n] = !on;
+        this.change({ off: now });
+      };
+      this.controls = {
+        zero: button("Zero the positions", () => this.change({ noPositions: !this.what.noPositions })),
+        shuffle: button("Shuffle the patches", () => this.change({ order: this.what.order ? null : shuffled(T - 1) })),
+        drop: button("Drop the chosen patch", drop),
+        half: button("Drop 24 at random", half),
+        head: button("Switch off", off),
+        restore: button("Restore everything", () => this.change({ noPositions: false, order: null, dropped: null, off: null })),
+      };
+      this.result = el("p", { class: "vit-note" });
+      return this.section("what", "What if?", el("div", { class: "vit-row" }, ...Object.values(this.controls)), this.result);
     }
-
-    // ---- the page
-    const apart = canvas(392, 392, { class: "vit-see", role: "img", "aria-label": "The 49 patches, moved apart" });
-    const scale = el("p", { class: "vit-scale" }, "0 ", el("span", {}, el("i", { title: "the even share, 2 %" })), " ", el("b", {}, ""), el("small", {}, " of its reading; the mark is the even share, 2 %"));
-    const under4 = el("span", {}, "read by the class token");
-    const meanName = el("span", {}, "mean");
-    const lens = el("table", {}, el("caption", {}, "Probabilities in percent, if the head read the class token after each block"),
-      el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "block"), ...Array.from({ length: 10 }, (_, k) => el("th", { scope: "col" }, String(k))))),
-      el("tbody", {}, ...Array.from({ length: L }, (_, l) => el("tr", {}, el("th", { scope: "row" }, String(l + 1)), ...Array.from({ length: 10 }, () => el("td"))))));
-    const more = full ? null : el("a", { class: "vit-more", href: HERE + "live.html" }, "Every head, block by block: the live page");
-    const choose = (t) => { st.token = t; st.hover = null; show(); };
-    const rollout = button("Rollout", () => { st.rollout = !st.rollout; st.head = H; press(rollout, st.rollout); show(); }, { "aria-pressed": false, title: "Attention followed through all blocks so far (Abnar and Zuidema, 2020)" });
-    function build() {
-      for (let t = 0; t < T; t++) {
-        const b = button(t ? canvas(4, 4) : el("span", { class: "vit-cls" }), () => choose(t), {});
-        b.append(el("small", {}, String(t)));
-        tokens.push(b); strip.append(b);
-      }
-      roving(strip, tokens, () => Math.max(1, tokens.filter((b) => b.offsetTop === tokens[0].offsetTop).length), choose);
-      grid.append(el("span"), ...Array.from({ length: L }, (_, l) => el("span", {}, `block ${l + 1}`)));
-      for (let k = 0; k <= H; k++) {
-        grid.append(k < H ? el("span", {}, `head ${k + 1}`) : meanName);
-        for (let l = 0; l < L; l++) {
-          const b = button(canvas(112, 128), () => { st.block = l; st.head = k; show(); });
-          heads.push(b); grid.append(b);
-        }
-      }
-      roving(grid, heads, () => L, (n) => { st.block = n % L; st.head = Math.floor(n / L); show(); });
-      see.addEventListener("pointerdown", (e) => choose(under(e)));
-      see.addEventListener("pointermove", (e) => { if (e.pointerType === "mouse") { const t = under(e); if (t !== st.hover) { st.hover = t; show(); } } });
-      see.addEventListener("pointerleave", () => { if (st.hover !== null) { st.hover = null; show(); } });
+    showWhat() {
+      const { noPositions, order, dropped, off } = this.what, { zero, shuffle, drop, head, restore } = this.controls;
+      press(zero, noPositions);
+      press(shuffle, order);
+      press(drop, dropped && dropped[this.token]);
+      press(head, this.heads4().every((n) => off && off[n]));
+      drop.textContent = this.token ? `Drop patch ${this.token}` : "Drop the chosen patch";
+      drop.disabled = !this.token;
+      head.textContent = this.head === H ? `Switch off block ${this.block + 1}’s heads`
+        : `Switch off head ${this.head + 1} of block ${this.block + 1}`;
+      restore.disabled = !Object.keys(this.what).length;
+      this.result.textContent = this.plain ? this.told() : this.out ? "Nothing is changed." : "";
     }
-    const under = (e) => { const r = see.getBoundingClientRect(), k = (v, d) => Math.min(6, Math.max(0, Math.floor((v / d) * G))); return 1 + k(e.clientY - r.top, r.height) * G + k(e.clientX - r.left, r.width); };
+    told() {
+      const { noPositions, order, dropped, off } = this.what;
+      const all = [noPositions && "no positions", order && "patches shuffled",
+        dropped && `${count(dropped)} of 49 patches dropped`, off && `${count(off)} of 24 heads off`];
+      const text = all.filter(Boolean).join(", ");
+      const [from, to] = [this.plain, this.out].map((out) => {
+        const p = self.VitEngine.probabilities(out.logits);
+        return `${best(p)} (${percent(p[best(p)])})`;
+      });
+      const moved = Math.max(...this.out.logits.map((v, k) => Math.abs(v - this.plain.logits[k])));
+      return `${text[0].toUpperCase()}${text.slice(1)}: from ${from} to ${to}; `
+        + `the logit that moves most moves by ${moved.toFixed(2)}.`;
+    }
 
     // ---- the tour
-    const tour = el("div", { class: "vit-tour", role: "region", "aria-label": "Guided tour" });
-    function showTour() {
-      const here = TOUR[st.tour];
-      root.querySelectorAll(".vit-part").forEach((part) => part.classList.toggle("vit-now", !!here && part.dataset.part === here[0]));
+    showTour() {
+      const here = TOUR[this.step];
+      for (const part of this.root.querySelectorAll(".vit-part")) {
+        part.classList.toggle("vit-now", !!here && part.dataset.part === here[0]);
+      }
       if (!here) {
-        tour.replaceChildren(button("Take the tour: six steps", () => go(0)));
+        this.tour.replaceChildren(button("Take the tour: six steps", () => this.go(0)));
         return;
       }
-      tour.replaceChildren(
-        el("p", { "aria-live": "polite" }, el("b", {}, `${st.tour + 1} of ${TOUR.length}  `), here[1]),
-        el("div", { class: "vit-row" }, button("Back", () => go(st.tour - 1), { disabled: st.tour === 0 }),
-          button(st.tour + 1 < TOUR.length ? "Next" : "Done", () => go(st.tour + 1 < TOUR.length ? st.tour + 1 : -1)),
-          button("Skip the tour", () => go(-1))));
+      const last = this.step + 1 === TOUR.length;
+      this.tour.replaceChildren(
+        el("p", { "aria-live": "polite" }, el("b", {}, `${this.step + 1} of ${TOUR.length}  `), here[1]),
+        el("div", { class: "vit-row" },
+          button("Back", () => this.go(this.step - 1), { disabled: this.step === 0 }),
+          button(last ? "Done" : "Next", () => this.go(last ? -1 : this.step + 1)),
+          button("Skip the tour", () => this.go(-1))));
     }
-    function go(n) {
-      st.tour = n;
-      if (n === 2) { st.token = 0; st.block = 3; st.head = 2; st.rollout = false; press(rollout, false); }
-      if (n === 3) { st.block = 0; st.head = 0; }
-      showTour();
-      if (st.out) show();
-      const part = n >= 0 && root.querySelector(`[data-part=${TOUR[n][0]}]`), still = matchMedia("(prefers-reduced-motion: reduce)").matches;
+    go(step) {
+      this.step = step;
+      if (step === 2) { this.setRollout(false); Object.assign(this, { token: 0, block: 3, head: 2 }); }
+      this.showTour();
+      this.refresh();
+      const part = step >= 0 && this.root.querySelector(`[data-part=${TOUR[step][0]}]`);
+      const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
       if (part) part.scrollIntoView({ block: "start", behavior: still ? "auto" : "smooth" });
-      const first = tour.querySelectorAll("button")[n < 0 ? 0 : 1];
-      if (first) first.focus({ preventScroll: true });
+      this.tour.querySelectorAll("button")[step < 0 ? 0 : 1].focus({ preventScroll: true });
     }
-
-    const hands = el("div", { class: "vit-row" }, undo, clear, ...(full ? [share] : []));
-    if (full) {
-      build();
-      root.append(tour, el("div", { class: "vit-grid" },
-        section("hand", "Draw a digit", draw, hands, samples),
-        section("see", "What the model sees", see, el("p", { class: "vit-note" }, "28 × 28 pixels in 49 patches. Point at one to see what it reads.")),
-        section("answer", "The answer", bars, status, note),
-        section("tokens", "50 tokens, in order", strip),
-        section("maps", "Who reads whom", el("div", { class: "vit-two" }, el("div", {}, big, scale), el("div", {}, grid, el("div", { class: "vit-row" }, button("Class token", () => choose(0)), rollout))), reads),
-        section("lens", "The answer after each block", lens),
-        section("what", "What if?", el("div", { class: "vit-row" }, ...Object.values(controls)), result)), spoken);
-      showTour();
-    } else {
-      big.width = big.height = 392;
-      const figure = (c, text) => el("figure", {}, c, el("figcaption", {}, text));
-      root.append(el("div", { class: "vit-grid" },
-        section("hand", "Draw a digit", draw, hands),
-        section("answer", "The answer", bars, status, note),
-        section("three", "Inside the model", figure(see, "28 × 28 pixels"), figure(apart, "49 patches"), figure(big, under4))), more, spoken);
-    }
-    paint();
-    const recolor = () => { colors = palette(root); paint(); if (model) show(); };
-    new MutationObserver(recolor).observe(document.documentElement, { attributes: true, attributeFilter: ["data-theme"] });
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", recolor);
-    addEventListener("hashchange", () => { const strokes = full && fromAddress(); if (strokes) set(strokes, true); });
-
-    async function start() {
-      try {
-        await Promise.all([self.VitEngine || script("vit-engine.js"), self.VIT_WEIGHTS || script("vit-weights.js")]);
-        engine = self.VitEngine; model = engine.create(self.VIT_WEIGHTS);
-        infer();
-        root.dataset.ready = performance.now().toFixed(0);
-        for (let i = 0; i < 6; i++) {  // once its code is compiled, a pass takes a fifth of the time
-          await new Promise((done) => setTimeout(done, 20));
-          model.forward(st.image);
-        }
-        infer();
-      } catch (error) {
-        status.textContent = `The model could not be loaded (${error.message}). The book’s chapters show the same pictures.`;
-        root.dataset.ready = "error";
-      }
-    }
-    new IntersectionObserver((seenNow, eye) => {
-      if (seenNow.some((e) => e.isIntersecting)) { eye.disconnect(); start(); }
-    }, { rootMargin: "600px" }).observe(root);
-    root.vit = { st, set, what: () => what, model: () => model, encode, decode };
   }
-  const all = () => document.querySelectorAll(".vit-live").forEach(mount);
+
+  const all = () => document.querySelectorAll(".vit-live").forEach((root) => { root.vit = new Live(root); });
   if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", all); else all();
 })();
