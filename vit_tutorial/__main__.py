@@ -27,7 +27,7 @@ from vit_tutorial.lab.report import html_report
 from vit_tutorial.lab.run import Run, count, fit
 from vit_tutorial.model import VARIANTS, VisionTransformer, ViTConfig, variant
 from vit_tutorial.train import default_device, evaluate
-from vit_tutorial.transfer import adapt, transfer
+from vit_tutorial.transfer import transfer
 from vit_tutorial.weights import checkpoint
 from vit_tutorial.weights.hub import from_checkpoint, with_more
 from vit_tutorial.weights.preprocessing import Preprocessing
@@ -134,7 +134,8 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception as error:  # whatever it is, a user sees one line
         said = " ".join(str(error).split())  # torch and torchvision write several
         if not isinstance(error, ValueError | OSError):
-            said = f"{type(error).__name__}: {said}; --debug shows where"
+            first = (str(error).strip().splitlines() or [""])[0]
+            said = f"{type(error).__name__}: {first} (--debug shows where)"
         print(f"vit-tutorial: error: {shown(said, 2000)}", file=sys.stderr)
         if debug:
             traceback.print_exc()
@@ -293,13 +294,11 @@ def finetune_run(args: argparse.Namespace) -> Run:
     old = old.float()  # half precision is for answers, not for training
     size = old.config.image_size if args.image_size is None else args.image_size
     config = replace(old.config, image_size=size)  # a wrong size is said before images are read
-    preparation = replace(preparation, height_width=config.height_width)
-    if args.data.startswith("folder:"):
-        data = own_data(args, prepared=replace(preparation, resize=None, interpolation="bicubic"))
-    else:
-        data = own_data(args)
-    parts = (adapt(split, preparation) for split in (data.train, data.val, data.test))
-    train, val, test = parts
+    preparation = replace(
+        preparation, height_width=config.height_width, resize=None, interpolation="bicubic"
+    )
+    data = own_data(args, prepared=preparation)
+    train, val, test = map(preparation.split, (data.train, data.val, data.test))
     recipe = finetune_recipe(args, len(data.train))
     recipes.check_memory(replace(config, classes=len(data.classes)), recipe, args.frozen)
     model = transfer(old, len(data.classes), size, args.frozen)
@@ -332,9 +331,9 @@ def run_evaluate(args: argparse.Namespace) -> None:
     if args.split not in ("train", "val", "test"):
         raise unknown("--split", args.split, ("train", "val", "test"))
     model, preparation, more = model_with_head(args.weights)
-    size = preparation.height_width if args.data.startswith("folder:") else None
     # another seed would put images into the test split that the model was trained on
-    data = load(args.data, args.root, more.get("seed", 0), size)
+    seed, known = more.get("seed", 0), more.get("files")
+    data = load(args.data, args.root, seed, known=known, prepared=preparation)
     if tuple(data.classes) != preparation.classes:
         raise ValueError(
             f"{args.weights} knows the classes {brief(preparation.classes)}, "
