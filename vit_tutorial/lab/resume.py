@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vit_tutorial.data import Data
 from vit_tutorial.weights import checkpoint
+from vit_tutorial.weights.files import reading
 
 FORMAT = "vit_tutorial state 1"
 
@@ -57,7 +58,7 @@ def save_state(path: str | Path, state: State, about: dict[str, Any]) -> None:
 def load_state(path: str | Path) -> tuple[State, dict[str, Any]]:
     """What `save_state` wrote. Raises ValueError for a missing, damaged or foreign file."""
     tensors, header = checkpoint.unpack(Path(path), FORMAT)
-    with checkpoint.reading(path):  # the settings are missing in earlier files
+    with reading(path):  # the settings are missing in earlier files
         epoch, step, seconds, about, *settings = json.loads(header["state"])
         return State(epoch, step, seconds, dict(*settings), tensors), about
 
