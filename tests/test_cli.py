@@ -476,7 +476,11 @@ def test_wrong_input_costs_one_clear_line(words, message, tmp_path, monkeypatch,
     [
         (["only"], [], "has one class, 'only': expected at least two"),
         (["a", "b"], ["--image-size", "40000"], "images of at most 67,108,864 pixels, got 40000 x"),
-        (["a", "b"], ["--image-size", "8000", "--patch-size", "1"], "would take more than"),
+        (
+            ["a", "b"],
+            ["--image-size", "1000", "--patch-size", "1", "--layers", "999"],
+            "would take more than",
+        ),
     ],
 )
 def test_a_folder_that_cannot_be_trained_on_is_refused(tmp_path, capsys, classes, more, message):

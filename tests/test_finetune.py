@@ -240,7 +240,7 @@ def test_where_little_was_transferred_what_helps_more_is_offered(
     assert "always to answer '<b>$a_$ & \"b\"' would get 33.33% (2 of 6)" in said.out
     first, last = (line for line in said.err.splitlines() if "note" in line)
     assert "the shipped weights know grey digits alone" in first
-    assert "not surely better: mnist has little to transfer here" in last
+    assert "not surely better: what mnist knows does not help here" in last
     tuned = f"vit-tutorial finetune --data folder:{photos} --weights timm:vit_tiny_patch16_224"
     own = f"vit-tutorial train --data folder:{photos}"
     order = f"try {tuned}, or {own}" if timm else f"try {own}, or {tuned} (needs timm and a"
@@ -448,7 +448,7 @@ def test_no_pair_of_many_classes_is_lost_in_the_picture(monkeypatch):
     matrix[999, 0], matrix[5, 5] = 3, 100
     draw_errors(Figure(), matrix)
     assert drawn[0].shape == (200, 200)
-    assert drawn[0][199, 0] == 3 == drawn[0].sum()
+    assert drawn[0][199, 0] == drawn[0].sum() == 3
 
 
 @pytest.mark.parametrize(("right", "n"), [(0, 1), (1, 1), (0, 7), (32, 36), (9945, 10000), (5, 10)])

@@ -30,7 +30,7 @@ def draw_errors(figure: Figure, matrix: Int[Tensor, "K K"], cells: int = 240) ->
     """The errors of many classes: a point for each pair, or for a square of pairs the most."""
     errors = matrix - matrix.diag().diag()
     square = -(-len(errors) // cells)
-    highest = F.max_pool2d(errors[None].float(), square, ceil_mode=True)[0]
+    highest = F.max_pool2d(errors[None].float(), square, ceil_mode=True)[0].numpy()
     ax = figure.subplots()
     ax.imshow(highest, cmap=amounts(), vmin=0, extent=(0.5, len(errors) + 0.5) * 2, origin="lower")
     ax.invert_yaxis()

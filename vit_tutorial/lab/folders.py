@@ -253,9 +253,10 @@ def common_size(paths: list[Path], at_most: int | None) -> int | None:
     sizes: set[tuple[int, int]] = set()
     for path in paths if at_most is not None else ():
         with opened(path) as image:
+            W, H = image.size
             lies = image.getexif().get(0x0112, 1) > 4  # EXIF's orientation
-            sizes.add(image.size[:: -1 if lies else 1])
-        if len(sizes) > 1 or max(image.size) > at_most:  # type: ignore[operator]
+            sizes.add((H, W) if lies else (W, H))
+        if len(sizes) > 1 or max(W, H) > at_most:  # type: ignore[operator]
             return at_most
     return None
 
