@@ -207,6 +207,7 @@ def train(
     """
     (images, labels), (mean, std) = train_set, pixels
     optimizer = torch.optim.AdamW(parameter_groups(model, weight_decay), fused=True)
+    batch_size = min(batch_size, len(labels))
     steps, step = len(labels) // batch_size, 0  # of an epoch, and so far
     for epoch in range(1, epochs + 1):
         model.train()

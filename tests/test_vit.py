@@ -2,9 +2,11 @@
 
 import ast
 import importlib.util
+import re
 import sys
 from dataclasses import asdict
 
+import nbformat
 import pytest
 import torch
 from pictures import DATA, figures, model, seeded
@@ -69,8 +71,8 @@ def test_a_file_of_images_that_are_not_square_is_learned_from_the_command_line(
     tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
-    images = DATA.train.images.repeat(8, 3, 1, 2)
-    torch.save((images, DATA.train.labels.repeat(8)), "pictures.pt")
+    images = DATA.train.images.repeat(1, 3, 1, 2)  # fewer than a batch
+    torch.save((images, DATA.train.labels), "pictures.pt")
     vit.main("pictures.pt", "patch_size=4", "layers=1", "hidden_size=16", "epochs=2")
     assert "    2 " in capsys.readouterr().out
     saved = torch.load("vit.pt", weights_only=True)
@@ -79,3 +81,35 @@ def test_a_file_of_images_that_are_not_square_is_learned_from_the_command_line(
     assert again.attention_maps((images[:2] / 255 - saved["mean"]) / saved["std"]).shape[-1] == 9
     with pytest.raises(TypeError, match="mlp_sise"):
         vit.main("pictures.pt", "mlp_sise=4")
+
+
+def methods(source, name):
+    """A class's or function's parts as text without docstrings and comments, by name."""
+    found = {}
+    for node in ast.parse(source).body:
+        if getattr(node, "name", None) == name:
+            parts = node.body if isinstance(node, ast.ClassDef) else [node]
+            for part in (p for p in parts if isinstance(p, ast.FunctionDef)):
+                part.name = "it" if part is node else part.name
+                if ast.get_docstring(part):
+                    part.body = part.body[1:]
+                found[part.name] = ast.unparse(part)
+    return found
+
+
+def test_the_solutions_of_the_empty_file_are_this_file():
+    names = {
+        "patchify": "book_patchify", "PatchEmbedding": "BookPatchEmbedding",
+        "Embedding": "BookEmbedding", "MultiHeadSelfAttention": "BookAttention",
+        "MLP": "BookMLP", "EncoderBlock": "BookBlock", "Encoder": "BookEncoder",
+        "VisionTransformer": "BookViT", "initialise": "authors_weights",
+    }  # fmt: skip
+    (path,) = ROOT.glob("book/16_*.ipynb")
+    cells = [cell.source for cell in nbformat.read(path, as_version=4).cells]
+    text = PATH.read_text(encoding="utf-8")
+    renamed = re.sub("|".join(rf"\b{n}\b" for n in names), lambda m: names[m[0]], text)
+    for name in names.values():
+        (cell,) = [c for c in cells if re.search(rf"^(class|def) {name}\b", c, re.MULTILINE)]
+        ours, theirs = methods(renamed, name), methods(cell, name)
+        assert theirs
+        assert theirs == {part: ours[part] for part in theirs}
