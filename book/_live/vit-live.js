@@ -559,7 +559,8 @@
       });
       const moved = Math.max(...this.out.logits.map((v, k) => Math.abs(v - this.plain.logits[k])));
       return `${text[0].toUpperCase()}${text.slice(1)}: from ${from} to ${to}; `
-        + `the logit that moves most moves by ${moved.toFixed(2)}.`;
+        + `the logit that moves most moves by ${moved.toFixed(2)}. `
+        + "A mark in a bar shows where it stood.";
     }
 
     // ---- the tour
