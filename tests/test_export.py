@@ -247,6 +247,14 @@ def test_the_numbers_in_the_pages_are_the_records():
         assert "```{live}" in text
 
 
+def test_numbers_in_the_scripts_are_those_of_the_model_and_the_record():
+    card = checkpoint.pretrained_card("mnist-int8")
+    assert f"{card['parameters']:,} numbers" in (LIVE / "live.html").read_text(encoding="utf-8")
+    run = json.loads((ROOT / live.RECORD).read_text())["runs"][-1]
+    ink = round(run["ink of 999 in 1,000 training images"])
+    assert f"const INK = {ink};" in (LIVE / "vit-live.js").read_text(encoding="utf-8")
+
+
 def test_the_front_page_opens_with_the_way_in_and_the_model():
     text = (ROOT / "book" / "index.md").read_text(encoding="utf-8")
     start = text.index("Start with 01")

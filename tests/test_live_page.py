@@ -11,11 +11,10 @@ from pathlib import Path
 import pytest
 
 from tests.drawings import drawings
+from tools.check_pages import BROWSERS, FLAGS
 
 LIVE = Path(__file__).resolve().parents[1] / "book" / "_live"
 PAGE = (LIVE / "live.html").as_uri()
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
 DRAWN = dict(drawings(10, seed=3))
 pytestmark = pytest.mark.long
 

@@ -2,7 +2,11 @@
    Needs vit-parts.js; loads the engine and the weights, which lie beside it, near the screen. */
 (function () {
   "use strict";
-  const { G, T, el, button, canvas, press, percent, best, within } = self.VitParts, Parts = self.VitParts;
+  const Parts = self.VitParts;
+  const { G, T, el, button, canvas, press, percent, best, within } = Parts;
+  const row = (...kids) => el("div", { class: "vit-row" }, ...kids);
+  const note = (text = "", more = "") => el("p", { class: `vit-note ${more}` }, text);
+  const list = (n, make) => Array.from({ length: n }, (_, i) => make(i));
   const HERE = new URL(".", document.currentScript.src).href;
   const L = 6, H = 4;  // blocks, and heads in each; as a head, H stands for their mean
   const INK = 228;  // the ink that 999 of 1,000 training images of MNIST stay below
@@ -50,7 +54,7 @@
     };
   };
   const shuffled = (n) => {
-    const all = Array.from({ length: n }, (_, i) => i);
+    const all = list(n, (i) => i);
     for (let i = n - 1; i > 0; i--) {
       const j = Math.floor(Math.random() * (i + 1));
       [all[i], all[j]] = [all[j], all[i]];
@@ -90,7 +94,8 @@
     // ---- loading, and what changes from outside
     watch() {
       const recolor = () => { this.colors = Parts.palette(this.root); this.repaint(); };
-      new MutationObserver(recolor).observe(document.documentElement, { attributeFilter: ["data-theme"] });
+      const theme = { attributeFilter: ["data-theme"] };
+      new MutationObserver(recolor).observe(document.documentElement, theme);
       matchMedia("(prefers-color-scheme: dark)").addEventListener("change", recolor);
       addEventListener("hashchange", () => {
         const strokes = this.full && address();
@@ -104,7 +109,8 @@
     }
     async start() {
       try {
-        await Promise.all([self.VitEngine || script("vit-engine.js"), self.VIT_WEIGHTS || script("vit-weights.js")]);
+        const engine = self.VitEngine || script("vit-engine.js");
+        await Promise.all([engine, self.VIT_WEIGHTS || script("vit-weights.js")]);
         this.model = self.VitEngine.create(self.VIT_WEIGHTS);
         this.infer();
         this.root.dataset.ready = performance.now().toFixed(0);
@@ -129,7 +135,8 @@
       });
       const at = (e) => {
         const box = draw.getBoundingClientRect();
-        return [within((e.clientX - box.left) / box.width), within((e.clientY - box.top) / box.height)];
+        const x = (e.clientX - box.left) / box.width, y = (e.clientY - box.top) / box.height;
+        return [within(x), within(y)];
       };
       draw.addEventListener("pointerdown", (e) => {
         if (!e.isPrimary || e.button) return;
@@ -149,13 +156,17 @@
         draw.addEventListener(end, () => { if (!this.pen) this.current = null; });
       }
       draw.addEventListener("keydown", (e) => this.key(e));
-      draw.addEventListener("blur", () => { if (this.pen) { this.pen = this.current = null; this.soon(); } });
+      draw.addEventListener("blur", () => {
+        if (this.pen) this.pen = this.current = null;
+        this.soon();
+      });
       const buttons = [button("Undo", () => this.undo()), button("Clear", () => this.set([], false))];
       if (this.full) buttons.push(this.share = button("Copy link", () => this.copy()));
-      this.hand = [draw, el("div", { class: "vit-row" }, ...buttons)];
+      this.hand = [draw, row(...buttons)];
     }
     key(e) {
-      const move = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[e.key];
+      const arrows = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+      const move = arrows[e.key];
       const undo = e.key === "Backspace" || (e.key === "z" && (e.ctrlKey || e.metaKey));
       if (!move && !undo && e.key !== " ") return;
       e.preventDefault();
@@ -219,14 +230,15 @@
       const { order } = this.what;
       return this.image.map((v, i) => {
         if (!order) return v;
-        const y = Math.floor(i / 28), x = i % 28, from = order[Math.floor(y / 4) * G + Math.floor(x / 4)];
+        const y = Math.floor(i / 28), x = i % 28;
+        const from = order[Math.floor(y / 4) * G + Math.floor(x / 4)];
         return this.image[(Math.floor(from / G) * 4 + (y % 4)) * 28 + (from % G) * 4 + (x % 4)];
       });
     }
     shares(t, block, head) {  // what token t reads: by one head, by the mean of a block, or rollout
       const { maps } = this.out, sum = new Float64Array(T);
       if (this.rollout && head === H) {
-        this.rolled ||= Array.from({ length: L }, (_, l) => self.VitEngine.rollout(maps, l + 1, H, T));
+        this.rolled ||= list(L, (l) => self.VitEngine.rollout(maps, l + 1, H, T));
         return this.rolled[block].slice(t * T, (t + 1) * T);
       }
       const heads = head === H ? [0, 1, 2, 3] : [head];
@@ -246,12 +258,12 @@
     buildAnswer() {
       this.bars = el("ol", { class: "vit-bars" });
       for (let k = 0; k < 10; k++) {
-        this.bars.append(el("li", {}, el("span", {}, String(k)), el("i", {}, el("b"), el("u", { hidden: true })),
-          el("span", {}, "–")));
+        const bar = el("i", {}, el("b"), el("u", { hidden: true }));
+        this.bars.append(el("li", {}, el("span", {}, String(k)), bar, el("span", {}, "–")));
       }
-      this.says = el("p", { class: "vit-note vit-say" }, "Loading the model …");
-      this.warns = el("p", { class: "vit-note vit-warn" });
-      this.reads = el("p", { class: "vit-note" });
+      this.says = note("Loading the model …", "vit-say");
+      this.warns = note("", "vit-warn");
+      this.reads = note();
       this.spoken = el("p", { class: "vit-hidden", role: "status" });
     }
     showAnswer() {
@@ -266,9 +278,10 @@
         li.lastChild.textContent = p ? percent(p[k], this.full ? 1 : 0) : "–";
       });
       this.root.dataset.answer = top;
-      const time = this.full && p ? `, computed in this browser in ${this.ms.toFixed(this.ms < 10 ? 1 : 0)} ms` : "";
-      this.says.textContent = p ? `The model answers ${top} (${percent(p[top])})${time}.`
-        : "Draw a digit, or choose a sample.";
+      const ms = this.ms.toFixed(this.ms < 10 ? 1 : 0);
+      this.says.textContent = !p ? "Draw a digit, or choose a sample."
+        : `The model answers ${top} (${percent(p[top])})`
+          + (this.full ? `, computed in this browser in ${ms} ms.` : ".");
       const much = this.image.reduce((a, b) => a + b, 0) > INK, doubt = p && p[top] < 0.75;
       const why = much ? "More ink than in 999 of 1,000 training digits." : "The model hesitates.";
       this.warns.textContent = much || doubt ? `${why} ${SOFTMAX}` : "";
@@ -294,23 +307,25 @@
     }
     section(id, heading, ...kids) {
       const title = el(this.full ? "h2" : "p", { class: "vit-h" }, heading);
-      return el("section", { class: `vit-part vit-at-${id}`, "data-part": id, "aria-label": heading }, title, ...kids);
+      const set = { class: `vit-part vit-at-${id}`, "data-part": id, "aria-label": heading };
+      return el("section", set, title, ...kids);
     }
 
     // ---- the small one, on the front page
     buildSmall() {
       const figure = (c, text) => el("figure", {}, c, el("figcaption", {}, text));
-      const picture = (said) => canvas(392, 392, { class: "vit-see", role: "img", "aria-label": said });
-      this.three = [picture("The drawing as 28 by 28 pixels"), picture("The 49 patches, moved apart"),
-        picture("What the class token reads in block 4, patch by patch")];
+      this.three = ["The drawing as 28 by 28 pixels", "The 49 patches, moved apart",
+        "What the class token reads in block 4, patch by patch"].map((said) =>
+        canvas(392, 392, { class: "vit-see", role: "img", "aria-label": said }));
       this.most = el("span", {}, "read by the class token");
-      this.more = el("a", { class: "vit-more", href: HERE + "live.html" }, "Every head, block by block: the live page");
+      this.more = el("a", { class: "vit-more", href: HERE + "live.html" },
+        "Every head, block by block: the live page");
       const [see, apart, map] = this.three;
       this.root.append(el("div", { class: "vit-grid" },
         this.section("hand", "Draw a digit here", ...this.hand),
         this.section("answer", "The answer", this.bars, this.says, this.warns),
-        this.section("three", "Inside the model", figure(see, "28 × 28 pixels"), figure(apart, "49 patches"),
-          figure(map, this.most))), this.more, this.spoken);
+        this.section("three", "Inside the model", figure(see, "28 × 28 pixels"),
+          figure(apart, "49 patches"), figure(map, this.most))), this.more, this.spoken);
     }
     showSmall() {
       const [see, apart, map] = this.three, c = see.getContext("2d"), { colors, lines } = this;
@@ -318,7 +333,8 @@
       c.imageSmoothingEnabled = false;
       c.drawImage(this.pixels, 0, 0, see.width, see.width);
       Parts.paintApart(apart, this.pixels, colors);
-      const shares = this.out ? this.shares(0, 3, H) : new Float64Array(T), top = Math.max(...shares.slice(1));
+      const shares = this.out ? this.shares(0, 3, H) : new Float64Array(T);
+      const top = Math.max(...shares.slice(1));
       Parts.paintMap(map, { shares, top: top || 1, lines, chosen: 0, colors });
       this.most.textContent = `read by the class token${this.out ? `, at most ${percent(top)}` : ""}`;
       this.more.href = `${HERE}live.html${this.fragment()}`;
@@ -326,9 +342,10 @@
 
     // ---- the full one
     buildFull() {
-      const samples = el("div", { class: "vit-row vit-samples", role: "group", "aria-label": "Sample digits" });
-      SAMPLES.forEach((text, k) => samples.append(
-        button(String(k), () => this.set(Parts.decode(text), true), { "aria-label": `Sample digit ${k}` })));
+      const samples = el("div",
+        { class: "vit-row vit-samples", role: "group", "aria-label": "Sample digits" },
+        ...SAMPLES.map((text, k) => button(String(k), () => this.set(Parts.decode(text), true),
+          { "aria-label": `Sample digit ${k}` })));
       this.tour = el("div", { class: "vit-tour", role: "region", "aria-label": "Guided tour" });
       this.root.append(this.tour, el("div", { class: "vit-grid" },
         this.section("hand", "Draw a digit", ...this.hand, samples),
@@ -342,10 +359,12 @@
     reader() { return this.hover ?? this.token; }
     buildSee() {
       const see = this.see = canvas(392, 392, {
-        class: "vit-see", role: "img", "aria-label": "The drawing as 28 by 28 pixels, cut into 49 patches",
+        class: "vit-see", role: "img",
+        "aria-label": "The drawing as 28 by 28 pixels, cut into 49 patches",
       });
       const under = (e) => {
-        const box = see.getBoundingClientRect(), cell = (v, side) => within(Math.floor((v / side) * G), 0, G - 1);
+        const box = see.getBoundingClientRect();
+        const cell = (v, side) => within(Math.floor((v / side) * G), 0, G - 1);
         return 1 + cell(e.clientY - box.top, box.height) * G + cell(e.clientX - box.left, box.width);
       };
       const look = frames(() => this.refresh());
@@ -357,11 +376,12 @@
       });
       see.addEventListener("pointerleave", () => { this.hover = null; look(); });
       return this.section("see", "What the model sees", see,
-        el("p", { class: "vit-note" }, "28 × 28 pixels in 49 patches. Point at one to see what it reads."));
+        note("28 × 28 pixels in 49 patches. Point at one to see what it reads."));
     }
     buildTokens() {
-      const strip = el("div", { class: "vit-strip", role: "toolbar", "aria-label": "Tokens: choose one with the arrow keys" });
-      this.tokens = Array.from({ length: T }, (_, t) => {
+      const said = "Tokens: choose one with the arrow keys";
+      const strip = el("div", { class: "vit-strip", role: "toolbar", "aria-label": said });
+      this.tokens = list(T, (t) => {
         const made = button(t ? canvas(4, 4) : el("span", { class: "vit-cls" }), () => this.choose(t));
         made.append(el("small", {}, String(t)));
         return made;
@@ -380,7 +400,8 @@
         made.tabIndex = t === this.token ? 0 : -1;
         made.classList.toggle("vit-lit", t === this.reader());
         made.classList.toggle("vit-dropped", gone);
-        made.setAttribute("aria-label", (t ? `${t}: patch in ${place(t)}` : "0: class token") + (gone ? ", dropped" : ""));
+        const said = t ? `${t}: patch in ${place(t)}` : "0: class token";
+        made.setAttribute("aria-label", said + (gone ? ", dropped" : ""));
         if (!t) return;
         const c = made.firstChild.getContext("2d");
         c.clearRect(0, 0, 4, 4);
@@ -389,30 +410,37 @@
     }
 
     buildMaps() {
-      this.big = canvas(392, 464, { class: "vit-big", role: "img", "aria-label": "What the chosen token reads, patch by patch" });
+      this.big = canvas(392, 464,
+        { class: "vit-big", role: "img", "aria-label": "What the chosen token reads, patch by patch" });
       this.scale = el("p", { class: "vit-scale" }, "0 ", el("span", {}, el("i")), " ", el("b"),
         el("small", {}, " of its reading; the mark is the even share, 2 %"));
-      const grid = el("div", { class: "vit-heads", role: "toolbar", "aria-label": "Blocks and heads: choose one with the arrow keys" });
-      grid.append(el("span"), ...Array.from({ length: L }, (_, l) => el("span", {}, `block ${l + 1}`)));
+      const said = "Blocks and heads: choose one with the arrow keys";
+      const grid = el("div", { class: "vit-heads", role: "toolbar", "aria-label": said });
+      grid.append(el("span"), ...list(L, (l) => el("span", {}, `block ${l + 1}`)));
       const pick = (n) => { this.block = n % L; this.head = Math.floor(n / L); this.refresh(); };
-      this.heads = Array.from({ length: L * (H + 1) }, (_, n) => button(canvas(112, 128), () => pick(n)));
+      this.heads = list(L * (H + 1), (n) => button(canvas(112, 128), () => pick(n)));
       this.meanName = el("span", {}, "mean");
       for (let k = 0; k <= H; k++) {
-        grid.append(k < H ? el("span", {}, `head ${k + 1}`) : this.meanName, ...this.heads.slice(k * L, (k + 1) * L));
+        const label = k < H ? el("span", {}, `head ${k + 1}`) : this.meanName;
+        grid.append(label, ...this.heads.slice(k * L, (k + 1) * L));
       }
       roving(grid, this.heads, () => L, pick);
-      this.roll = button("Rollout", () => { this.head = H; this.setRollout(!this.rollout); this.refresh(); }, {
-        "aria-pressed": false, title: "Attention followed through all blocks so far (Abnar and Zuidema, 2020)",
+      const follow = () => { this.head = H; this.setRollout(!this.rollout); this.refresh(); };
+      this.roll = button("Rollout", follow, {
+        title: "Attention followed through all blocks so far (Abnar and Zuidema, 2020)",
       });
-      this.common = el("p", { class: "vit-note" });
-      const buttons = el("div", { class: "vit-row" }, button("Class token", () => this.choose(0)), this.roll);
+      this.setRollout(false);
+      this.common = note();
+      const buttons = row(button("Class token", () => this.choose(0)), this.roll);
       return this.section("maps", "Who reads whom", el("div", { class: "vit-two" },
         el("div", {}, this.big, this.scale), el("div", {}, grid, this.common, buttons)), this.reads);
     }
     setRollout(on) { this.rollout = on; press(this.roll, on); }
     showMaps() {
       if (!this.out) {
-        for (const c of [this.big, ...this.heads.map((b) => b.firstChild)]) c.getContext("2d").clearRect(0, 0, c.width, c.height);
+        for (const c of [this.big, ...this.heads.map((b) => b.firstChild)]) {
+          c.getContext("2d").clearRect(0, 0, c.width, c.height);
+        }
         this.reads.textContent = "";
         return;
       }
@@ -422,7 +450,8 @@
         const most = Math.max(...maps.map((a) => Math.max(...a.slice(1))));
         return [0.05, 0.1, 0.2, 0.3, 0.5].find((x) => x >= most) || 1;
       };
-      const one = all[this.head * L + this.block], own = end([one]), map = { lines, colors, dropped, chosen: t };
+      const one = all[this.head * L + this.block], own = end([one]);
+      const map = { lines, colors, dropped, chosen: t };
       Parts.paintMap(this.big, { ...map, top: own, shares: one, numbers: true });
       this.scale.querySelector("b").textContent = percent(own, 0);
       this.scale.querySelector("i").style.left = `${2 / own}%`;
@@ -431,7 +460,8 @@
       this.meanName.textContent = this.rollout ? "rollout" : "mean";
       this.heads.forEach((made, n) => {
         const l = n % L, k = Math.floor(n / L), chosen = l === this.block && k === this.head;
-        const out = k < H && !!(off && off[l * H + k]), kind = k < H ? `head ${k + 1}` : this.meanName.textContent;
+        const out = k < H && !!(off && off[l * H + k]);
+        const kind = k < H ? `head ${k + 1}` : this.meanName.textContent;
         Parts.paintMap(made.firstChild, { ...map, top, shares: all[n] });
         press(made, chosen);
         made.tabIndex = chosen ? 0 : -1;
@@ -441,8 +471,9 @@
       this.reads.textContent = this.described(t, one);
     }
     described(t, shares) {
-      const where = this.rollout && this.head === H ? `Rollout through ${this.block + 1} block${this.block ? "s" : ""}`
-        : `Block ${this.block + 1}, ${this.head === H ? "mean of heads" : `head ${this.head + 1}`}`;
+      const block = this.block + 1, head = this.head === H ? "mean of heads" : `head ${this.head + 1}`;
+      const rolled = this.rollout && this.head === H;
+      const where = rolled ? `Rollout through blocks 1 to ${block}` : `Block ${block}, ${head}`;
       const most = [...shares.keys()].slice(1).sort((i, j) => shares[j] - shares[i]).slice(0, 3);
       const told = most.map((j) => `patch ${j} (${place(j)}; ${percent(shares[j])})`).join(", ");
       return `${where}: ${name(t)}${t ? ` (${place(t)})` : ""} reads most from ${told}; `
@@ -450,17 +481,17 @@
     }
 
     buildLens() {
-      const ten = (make) => Array.from({ length: 10 }, (_, k) => make(k));
-      const head = el("tr", {}, el("th", { scope: "col" }, "block"), ...ten((k) => el("th", { scope: "col" }, String(k))));
-      this.rows = Array.from({ length: L }, (_, l) =>
-        el("tr", {}, el("th", { scope: "row" }, String(l + 1)), ...ten(() => el("td"))));
+      const title = (scope, text) => el("th", { scope }, String(text));
+      const head = el("tr", {}, title("col", "block"), ...list(10, (k) => title("col", k)));
+      this.rows = list(L, (l) => el("tr", {}, title("row", l + 1), ...list(10, () => el("td"))));
       const said = "Probabilities in percent, if the head read the class token after each block";
       return this.section("lens", "The answer after each block", el("table", {},
         el("caption", {}, said), el("thead", {}, head), el("tbody", {}, ...this.rows)));
     }
     showLens() {
       this.rows.forEach((tr, l) => {
-        const p = this.out && self.VitEngine.probabilities(this.out.lens[l]), top = p ? best(p) : -1;
+        const p = this.out && self.VitEngine.probabilities(this.out.lens[l]);
+        const top = p ? best(p) : -1;
         [...tr.cells].slice(1).forEach((td, k) => {
           td.textContent = p && p[k] >= 0.005 ? (100 * p[k]).toFixed(0) : "";
           td.style.background = p ? this.colors.fill(p[k]) : "";
@@ -490,18 +521,22 @@
         this.change({ off: now });
       };
       this.controls = {
-        zero: button("Zero the positions", () => this.change({ noPositions: !this.what.noPositions })),
-        shuffle: button("Shuffle the patches", () => this.change({ order: this.what.order ? null : shuffled(T - 1) })),
+        zero: button("Zero the positions",
+          () => this.change({ noPositions: !this.what.noPositions })),
+        shuffle: button("Shuffle the patches",
+          () => this.change({ order: this.what.order ? null : shuffled(T - 1) })),
         drop: button("Drop the chosen patch", drop),
         half: button("Drop 24 at random", half),
         head: button("Switch off", off),
-        restore: button("Restore everything", () => this.change({ noPositions: false, order: null, dropped: null, off: null })),
+        restore: button("Restore everything",
+          () => this.change({ noPositions: false, order: null, dropped: null, off: null })),
       };
-      this.result = el("p", { class: "vit-note" });
-      return this.section("what", "What if?", el("div", { class: "vit-row" }, ...Object.values(this.controls)), this.result);
+      this.result = note();
+      return this.section("what", "What if?", row(...Object.values(this.controls)), this.result);
     }
     showWhat() {
-      const { noPositions, order, dropped, off } = this.what, { zero, shuffle, drop, head, restore } = this.controls;
+      const { noPositions, order, dropped, off } = this.what;
+      const { zero, shuffle, drop, head, restore } = this.controls;
       press(zero, noPositions);
       press(shuffle, order);
       press(drop, dropped && dropped[this.token]);
@@ -524,7 +559,8 @@
       });
       const moved = Math.max(...this.out.logits.map((v, k) => Math.abs(v - this.plain.logits[k])));
       return `${text[0].toUpperCase()}${text.slice(1)}: from ${from} to ${to}; `
-        + `the logit that moves most moves by ${moved.toFixed(2)}.`;
+        + `the logit that moves most moves by ${moved.toFixed(2)}. `
+        + "A mark in a bar shows where it stood.";
     }
 
     // ---- the tour
@@ -540,7 +576,7 @@
       const last = this.step + 1 === TOUR.length;
       this.tour.replaceChildren(
         el("p", { "aria-live": "polite" }, el("b", {}, `${this.step + 1} of ${TOUR.length}  `), here[1]),
-        el("div", { class: "vit-row" },
+        row(
           button("Back", () => this.go(this.step - 1), { disabled: this.step === 0 }),
           button(last ? "Done" : "Next", () => this.go(last ? -1 : this.step + 1)),
           button("Skip the tour", () => this.go(-1))));
@@ -557,6 +593,8 @@
     }
   }
 
-  const all = () => document.querySelectorAll(".vit-live").forEach((root) => { root.vit = new Live(root); });
+  const all = () => {
+    for (const root of document.querySelectorAll(".vit-live")) root.vit = new Live(root);
+  };
   if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", all); else all();
 })();

@@ -11,12 +11,12 @@ come from tests/drawings.py with seed 0; differences are those from PyTorch's lo
 maps over 200 of scikit-learn's digits. The record is replaced.
 """
 
-import functools
 import gzip
 import http.server
 import json
 import os
 import runpy
+import shutil
 import statistics
 import subprocess
 import sys
@@ -71,14 +71,14 @@ def visits(repeats: int) -> dict[str, Any]:
     """Milliseconds of a pass, and seconds until the first answer on a desk and on a phone."""
     from playwright.sync_api import sync_playwright
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Zipped))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Zipped)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     address = f"http://127.0.0.1:{server.server_port}/live.html"
     passes: list[float] = []
     ready: dict[bool, list[float]] = {False: [], True: []}
     with sync_playwright() as play:
         chrome = play.chromium.launch(
-            executable_path="/usr/bin/chromium", args=["--no-sandbox", "--disable-gpu"]
+            executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"]
         )
         for phone in [False, True] * repeats:
             page = chrome.new_context().new_page()  # an empty cache
