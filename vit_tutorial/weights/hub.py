@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import reduce
 from importlib import import_module
 from importlib.util import find_spec
 from math import floor
@@ -59,8 +60,8 @@ def with_more(name: str | Path) -> tuple[VisionTransformer, Preprocessing, dict[
             f"{shown(name)}: images are prepared with (channels, classes, size) {found}, the model "
             f"reads {(c.channels, c.classes, c.height_width)}"
         )
-    precision = str(next(model.parameters()).dtype).removeprefix("torch.")
-    return model, replace(steps, precision=precision), more
+    widest = reduce(torch.promote_types, (weight.dtype for weight in model.parameters()))
+    return model.to(widest), replace(steps, precision=str(widest).removeprefix("torch.")), more
 
 
 def find(name: str | Path) -> Path:
