@@ -138,7 +138,8 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception as error:  # whatever it is, a user sees one line
         said = " ".join(str(error).split())  # torch and torchvision write several
         if not isinstance(error, ValueError | OSError):
-            said = f"{type(error).__name__}: {said}; --debug shows where"
+            first = (str(error).strip().splitlines() or [""])[0]
+            said = f"{type(error).__name__}: {first} (--debug shows where)"
         print(f"vit-tutorial: error: {shown(said, 2000)}", file=sys.stderr)
         if debug:
             traceback.print_exc()

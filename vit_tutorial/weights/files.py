@@ -17,7 +17,7 @@ from torch import Tensor
 
 from vit_tutorial.errors import shown
 
-Shapes = Mapping[str, tuple[int, ...]]
+Shapes = dict[str, tuple[int, ...]]
 T = TypeVar("T")
 LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"  # how torch.save began before version 1.6
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
