@@ -244,6 +244,30 @@ def test_a_folder_of_photographs_is_trained_on_evaluated_and_asked(tmp_path, cap
     assert {"dark", "light"} <= set(capsys.readouterr().out.split())
 
 
+def test_a_folder_that_has_grown_is_tested_on_what_was_not_seen(tmp_path, capsys):
+    name, out = folder_of(tmp_path, (8, 8)), tmp_path / "out"
+    words = ["train", "--data", name, "--epochs", "1", "--patch-size", "8", *SMALL]
+    assert cli.main([*words, "--out", str(out)]) == 0
+    for i in range(3):
+        Image.new("RGB", (8, 8), (i, 255, 0)).save(tmp_path / "photos" / "dark" / f"new{i}.png")
+    capsys.readouterr()
+    weights = str(out / "model.safetensors")
+    assert cli.main(["evaluate", "--data", name, "--weights", weights]) == 0
+    said = capsys.readouterr()
+    assert (
+        "18 images were seen in training and 2 in validation; of the 7 to test, 3 are" in said.err
+    )
+    assert "of 7 wrong" in said.out
+
+
+def test_photographs_get_a_size_a_model_and_a_recipe_of_their_own(tmp_path):
+    args = cli.parser().parse_args(["train", "--data", folder_of(tmp_path, (90, 70))])
+    _, model, data, recipe = cli.new_run(args)
+    assert model.config.height_width == (64, 64)
+    assert (model.config.patch_size, model.config.layers, data.test.images.shape[1]) == (8, 6, 3)
+    assert (recipe.augmentation, recipe.optimizer, recipe.batch_size) == ("photo", "muon", 2)
+
+
 def test_options_of_the_larger_runs_reach_the_recipe():
     words = "--optimizer muon --muon-rate 0.01 --average 0.9 --label-smoothing 0.1 --cutmix 1"
     words += " --augmentation photo --precision bf16 --accumulate 2"
@@ -427,6 +451,9 @@ def test_info_takes_another_size_and_number_of_classes(capsys):
         ([*QUICK, "--accumulate", "3"], "3 parts do not divide batch_size 64"),
         ([*QUICK, "--seed", "-1"], "--seed must lie in 0..9223372036854775807, got -1"),
         ([*QUICK, "--dropout", "1"], "dropout must lie in [0, 1), got 1.0"),
+        ([*QUICK, "--augment", "1e30"], "augment must be at most 10, got 1e+30"),
+        ([*QUICK, "--hidden-size", "1000000000"], "training would take more than"),
+        ([*QUICK, "--layers", "1000000000"], "training would take more than"),
         ([*QUICK, "--image-size", "32"], "image_size=32 is for folders; digits"),
         ([*QUICK, "--device", "gpu"], "cannot use the device 'gpu'"),
         (["evaluate", "--weights", "nowhere.safetensors"], "no such checkpoint: nowhere"),
@@ -442,6 +469,28 @@ def test_wrong_input_costs_one_clear_line(words, message, tmp_path, monkeypatch,
     monkeypatch.chdir(tmp_path)
     assert message in refused(capsys, *words)
     assert not list(tmp_path.rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("classes", "more", "message"),
+    [
+        (["only"], [], "has one class, 'only': expected at least two"),
+        (["a", "b"], ["--image-size", "40000"], "images of at most 67,108,864 pixels, got 40000 x"),
+        (
+            ["a", "b"],
+            ["--image-size", "1000", "--patch-size", "1", "--layers", "999"],
+            "would take more than",
+        ),
+    ],
+)
+def test_a_folder_that_cannot_be_trained_on_is_refused(tmp_path, capsys, classes, more, message):
+    for name in classes:
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for i in range(3):
+            Image.new("L", (4, 4), i).save(tmp_path / "data" / name / f"{i}.png")
+    words = ["train", "--data", f"folder:{tmp_path / 'data'}", "--out", tmp_path / "out"]
+    assert message in refused(capsys, *words, *more)
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_image_that_is_none_is_named(tmp_path, capsys):

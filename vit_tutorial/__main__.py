@@ -4,14 +4,17 @@ import argparse
 import os
 import shlex
 import signal
+import socket
 import sys
 import traceback
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
+from importlib.util import find_spec
 from math import gcd, prod
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import torch
 
@@ -29,14 +32,14 @@ from vit_tutorial.model import VARIANTS, VisionTransformer, ViTConfig, variant
 from vit_tutorial.train import default_device, evaluate
 from vit_tutorial.transfer import transfer
 from vit_tutorial.weights import checkpoint
-from vit_tutorial.weights.hub import from_checkpoint, with_more
+from vit_tutorial.weights.hub import ADDRESS, from_checkpoint, with_more
 from vit_tutorial.weights.preprocessing import Preprocessing
 
 EXAMPLES = """examples:
   vit-tutorial train                              MNIST, or the digits, with sensible defaults
   vit-tutorial train --preset mnist-best --out runs/best   the most accurate, in an hour
   vit-tutorial train --preset mnist-p4 --out runs/p4   the model that is shipped
-  vit-tutorial train --data folder:photos --image-size 64 --patch-size 8
+  vit-tutorial train --data folder:photos
   vit-tutorial train --out runs/p4 --resume       go on where it was stopped
   torchrun --nproc-per-node=2 -m vit_tutorial train --preset mnist --out runs/two
   vit-tutorial finetune --data folder:photos --weights runs/p4/model.safetensors
@@ -45,11 +48,12 @@ EXAMPLES = """examples:
   vit-tutorial info B/16
 """
 FINETUNE_EXAMPLES = """examples:
-  vit-tutorial finetune --data folder:photos --weights runs/p4/model.safetensors
-  vit-tutorial finetune --data folder:photos --frozen --epochs 10
-  vit-tutorial finetune --data folder:photos --image-size 56 --learning-rate 0.0005
+  vit-tutorial finetune --data folder:photos --weights timm:vit_tiny_patch16_224
+  vit-tutorial finetune --data folder:digits --weights runs/p4/model.safetensors --image-size 56
+  vit-tutorial finetune --data folder:digits --frozen --epochs 10
 
-The folder holds one sub-folder of images for each class, or `train` and `test` folders of such.
+The folder holds one sub-folder of images for each class, or `train`, `val` and `test` folders of
+such. For photographs start from timm's weights (pip install "vit-tutorial[compare]", a network).
 report.html in the output folder says how good the model is and shows where it fails.
 """
 KINDS: dict[str, dict[str, Any]] = {  # of options, by the letter that stands for their value
@@ -216,13 +220,35 @@ def run_train(args: argparse.Namespace) -> None:
         made_for = (args.preset or "").partition("-")[0]
         args.data = made_for if made_for in NAMES else default_dataset()
     args.out = args.out or usual_out(args, "")
-    fit(args, new_run, draw_pictures, PICTURES)
+    if not fit(args, new_run, draw_pictures, PICTURES):
+        advise(args, "that is not surely better: more epochs may help")
 
 
 def usual_out(args: argparse.Namespace, kind: str) -> Path:
     """The folder of a run that is not told where to go, named after its data."""
     name = Path((args.data or "").removeprefix("folder:")).expanduser().resolve().name
     return Path("runs") / f"{kind}{name}-seed{args.seed}"
+
+
+def advise(args: argparse.Namespace, why: str) -> None:
+    """A note on standard error on somebody's own images: why, and what is worth a try."""
+    if not args.data.startswith("folder:"):
+        return
+    data = shlex.quote(args.data)
+    large = f"vit-tutorial finetune --data {data} --weights timm:vit_tiny_patch16_224"
+    first, second = f"vit-tutorial train --data {data}", f"{large} (needs timm and a network)"
+    if find_spec("timm") and reachable():
+        first, second = large, first
+    print(f"vit-tutorial: note: {why}; try {shown(first)}, or {shown(second)}", file=sys.stderr)
+
+
+def reachable() -> bool:
+    """Whether the machine that timm fetches from answers within two seconds."""
+    try:
+        socket.create_connection((urlsplit(ADDRESS).hostname, 443), timeout=2).close()
+    except OSError:
+        return False
+    return True
 
 
 def new_run(args: argparse.Namespace) -> Run:
@@ -285,7 +311,10 @@ def run_finetune(args: argparse.Namespace) -> None:
     if args.frozen and "layer_decay" in args.given:
         raise ValueError("--layer-decay has no meaning with --frozen: only the head is trained")
     args.out = args.out or usual_out(args, "finetune-")
-    fit(args, finetune_run, write_report, ("report.html",))
+    if not fit(args, finetune_run, write_report, ("report.html",)):
+        advise(
+            args, f"that is not surely better: what {shown(args.weights)} knows does not help here"
+        )
 
 
 def finetune_run(args: argparse.Namespace) -> Run:
@@ -298,6 +327,8 @@ def finetune_run(args: argparse.Namespace) -> Run:
         preparation, height_width=config.height_width, resize=None, interpolation="bicubic"
     )
     data = own_data(args, prepared=preparation)
+    if args.weights == "mnist" and not args.resume:
+        advise(args, "the shipped weights know grey digits alone, which helps little elsewhere")
     train, val, test = map(preparation.split, (data.train, data.val, data.test))
     recipe = finetune_recipe(args, len(data.train))
     recipes.check_memory(replace(config, classes=len(data.classes)), recipe, args.frozen)
@@ -339,7 +370,11 @@ def run_evaluate(args: argparse.Namespace) -> None:
             f"{args.weights} knows the classes {brief(preparation.classes)}, "
             f"{data.name} has {brief(data.classes)}"
         )
+    if args.data.startswith("folder:"):  # whose images were resized and cropped as they were read
+        preparation = replace(preparation, resize=None)
     split, device = preparation.split(getattr(data, args.split)), default_device()
+    if not len(split):
+        raise ValueError(f"none of the images is of the split {args.split}")
     model = model.float() if device.type == "mps" else model  # which knows no float64
     loss, accuracy = evaluate(model.to(device), split)
     wrong = round((1 - accuracy) * len(split))

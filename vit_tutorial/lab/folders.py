@@ -79,7 +79,7 @@ class Files(Dataset[Tensor]):
                 f"{shown(path)} has {image.size} pixels, the first image has {(W, H)}: "
                 "give an image size to bring all to one"
             )
-        return (self.prepared.pixels(image)[0] * 255).round().byte()
+        return self.prepared.bytes(image)
 
 
 def squashed(channels: int, height_width: tuple[int, int]) -> Preprocessing:
@@ -137,6 +137,12 @@ class FolderData(Data):
     """
 
     files: Mapping[str, str]
+
+    @property
+    def copies(self) -> int:
+        """How many test images are exact copies of training images."""
+        seen = set(unpacked(self.files["train"]))
+        return sum(one in seen for one in unpacked(self.files["test"]))
 
 
 def load(
@@ -244,12 +250,13 @@ def progress(steps: Any, words: str, total: int | None = None) -> Any:
 
 def common_size(paths: list[Path], at_most: int | None) -> int | None:
     """`at_most`, if an image is larger than that or of another size than the first, else None."""
-    sizes = set()
-    for path in paths if at_most else ():
+    sizes: set[tuple[int, int]] = set()
+    for path in paths if at_most is not None else ():
         with opened(path) as image:
+            W, H = image.size
             lies = image.getexif().get(0x0112, 1) > 4  # EXIF's orientation
-            sizes.add(image.size[:: -1 if lies else 1])
-        if len(sizes) > 1 or max(max(sizes)) > at_most:
+            sizes.add((H, W) if lies else (W, H))
+        if len(sizes) > 1 or max(W, H) > at_most:  # type: ignore[operator]
             return at_most
     return None
 
@@ -305,7 +312,7 @@ def remembered(
     listed: Mapping[str, list[Listed]], hashes: Mapping[Path, bytes], known: Mapping[str, str]
 ) -> Parts:
     """Train, val and test: the files of an earlier training, and all others to test."""
-    train, val = (unpacked(known[split]) for split in SPLITS[:2])
+    train, val = (set(unpacked(known[split])) for split in SPLITS[:2])
     everything = [image for part in listed.values() for image in part]
     return [
         [image for image in everything if hashes[image[0]] in train],
@@ -324,10 +331,10 @@ def packed(part: list[Listed], hashes: Mapping[Path, bytes]) -> str:
     return b64encode(b"".join(sorted(hashes[path] for path, _ in part))).decode()
 
 
-def unpacked(text: str) -> set[bytes]:
+def unpacked(text: str) -> list[bytes]:
     """The hashes that `packed` wrote."""
     content = b64decode(text)
-    return {content[i : i + 8] for i in range(0, len(content), 8)}
+    return [content[i : i + 8] for i in range(0, len(content), 8)]
 
 
 def seen_before(parts: Parts, hashes: Mapping[Path, bytes], known: Mapping[str, str] | None) -> str:
@@ -342,7 +349,7 @@ def seen_before(parts: Parts, hashes: Mapping[Path, bytes], known: Mapping[str, 
         )
     if not test:
         raise ValueError("every image was seen in training or validation: none is left to test")
-    old = unpacked(known["test"])
+    old = set(unpacked(known["test"]))
     new = sum(hashes[path] not in old for path, _ in test)
     return (
         f"{len(train)} images were seen in training and {len(val)} in validation; of the "

@@ -23,6 +23,7 @@ from vit_tutorial.lab import distributed
 from vit_tutorial.lab.folders import FolderData
 from vit_tutorial.lab.loop import Step, Training
 from vit_tutorial.lab.recipes import Recipe
+from vit_tutorial.lab.report import baseline, wilson
 from vit_tutorial.lab.resume import State, check_same, fingerprint, load_state, save_state
 from vit_tutorial.model import VisionTransformer
 from vit_tutorial.train import default_device, predictions
@@ -73,10 +74,11 @@ def fit(
     make: Callable[[argparse.Namespace], Run],
     show: Callable[[Run, torch.Tensor, list[dict[str, Any]]], None],
     pictures: tuple[str, ...],
-) -> None:
+) -> bool:
     """Train what `make` gives, from the start or from the state in --out, and report on it.
 
-    Of several processes only the first prints and writes.
+    Of several processes only the first prints and writes. True if the model is surely better than
+    always answering the commonest class, or if there was nothing to do.
     """
     names = ("model.safetensors", "metrics.jsonl", *pictures, "card.json")
     state, about = saved(args, names)
@@ -92,7 +94,7 @@ def fit(
         about |= told
         if state and state.epoch == run.recipe.epochs and is_whole(args.out, names):
             print(f"{shown(args.out)} is finished: {state.epoch} epochs, nothing to do")
-            return
+            return True
         print(*run.described().values(), f"on {device}", sep="\n")
         run.model.to(device)
         check_abilities(run, device)
@@ -100,15 +102,27 @@ def fit(
             if state is None and not distributed.rank():
                 check_free(args.out, names)  # as another training may have left it meanwhile
             history = follow(run, state, about)
-            if distributed.rank():
-                return
-            logits = predictions(run.model, run.data.test).cpu()
-            run.model.cpu()
-            show(run, logits, history)
-            right, M = int((logits.argmax(dim=1) == run.data.test.labels).sum()), len(logits)
-            write_card(run, history, right / M, device)
-        print(f"test accuracy {right / M:.2%} ({right} of {M} right)")
+            better = bool(distributed.rank()) or finish(run, history, show, device)
         print(*(f"  {shown(args.out / name)}" for name in names), sep="\n")
+        return better
+
+
+def finish(
+    run: Run,
+    history: list[dict[str, Any]],
+    show: Callable[[Run, torch.Tensor, list[dict[str, Any]]], None],
+    device: torch.device,
+) -> bool:
+    """Test the model and write what is left; whether it surely beats the commonest class."""
+    logits = predictions(run.model, run.data.test).cpu()
+    run.model.cpu()
+    show(run, logits, history)
+    right, M = int((logits.argmax(dim=1) == run.data.test.labels).sum()), len(logits)
+    write_card(run, history, right / M, device)
+    name, always = baseline(run.data)
+    print(f"test accuracy {right / M:.2%} ({right} of {M} right)")
+    print(f"always to answer {shown(name)!r} would get {always / M:.2%} ({always} of {M})")
+    return wilson(right, M)[0] > always / M
 
 
 def check_free(out: Path, names: tuple[str, ...]) -> None:
