@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from importlib.metadata import entry_points, version
@@ -634,3 +635,11 @@ def test_evaluate_gives_the_figure_that_finetune_printed_and_both_see_what_predi
     picture = Image.fromarray(data.test.images[3, 0].numpy())
     assert torch.equal(split.images[3], prepared.bytes(picture))
     assert split.mean.item() == pytest.approx(0.4)
+
+
+def test_ctrl_c_while_the_libraries_are_imported_is_one_line(tmp_path):
+    (tmp_path / "torch.py").write_text("raise KeyboardInterrupt")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.getcwd()])}
+    command = [sys.executable, "-m", "vit_tutorial", "info", "B/16"]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert (run.returncode, run.stdout, run.stderr) == (130, "", "vit-tutorial: stopped\n")
