@@ -2,10 +2,12 @@
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from importlib.metadata import entry_points, version
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -402,6 +404,51 @@ def test_maps_are_drawn_if_asked(digit, tmp_path, capsys):
         assert len(picture.convert("L").getcolors()) > 10
 
 
+def test_a_picture_takes_the_place_of_no_image_that_is_asked_about(digit, tmp_path, capsys):
+    before = digit.read_bytes()
+    (tmp_path / "link.png").symlink_to(digit)
+    for name in (digit, tmp_path / "link.png"):
+        assert "is one of the images" in refused(capsys, "predict", digit, "--maps", name)
+    assert digit.read_bytes() == before
+
+
+def test_a_picture_that_cannot_be_written_leaves_the_old_one(digit, tmp_path, monkeypatch, capsys):
+    (tmp_path / "maps.png").write_bytes(b"old")
+
+    def full(*_):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(checkpoint.os, "fsync", full)
+    said = refused(capsys, "predict", digit, "--maps", tmp_path / "maps.png")
+    assert "No space left on device; the file is as it was before" in said
+    assert files(tmp_path) == ["digit.png", "maps.png"]
+    assert (tmp_path / "maps.png").read_bytes() == b"old"
+
+
+def test_of_many_images_the_first_are_drawn_in_rows_and_it_is_said(
+    digit, tmp_path, monkeypatch, capsys
+):
+    maps = tmp_path / "maps.png"
+    for drawn, part, few in ((7, 3, " of the first 7 images"), (9, 2, "")):
+        monkeypatch.setattr(cli, "DRAWN", drawn)
+        monkeypatch.setattr(cli, "PART", part * 28 * 28)
+        assert cli.main(["predict", *[str(digit)] * 9, "--maps", str(maps)]) == 0
+        said = capsys.readouterr().out.splitlines()
+        assert said[-1] == f"what the class token reads{few}: {maps}"
+        assert len(said) == 10
+        with Image.open(maps) as picture:
+            assert picture.width > 2 * picture.height  # rows of six
+
+
+def test_a_model_without_head_names_no_classes(digit, tmp_path, capsys):
+    prepared = Preprocessing((8, 8), (0.5,), (0.5,), ())
+    model = VisionTransformer(ViTConfig(8, 4, 1, 0, 1, 16, 16, 2))
+    checkpoint.save(tmp_path / "x.safetensors", model, preprocessing=prepared)
+    for words in (["predict", digit], ["evaluate", "--data", "digits"]):
+        said = refused(capsys, *words, "--weights", tmp_path / "x.safetensors")
+        assert "x.safetensors has no head" in said
+
+
 # ---- info
 
 
@@ -521,3 +568,78 @@ def test_maps_that_cannot_be_written_are_refused(digit, capsys):
     capsys.readouterr()
     assert cli.main(["predict", str(digit), "--maps", str(digit.parent / "no" / "maps.png")]) == 2
     assert "maps.png" in capsys.readouterr().err
+
+
+# ---- what nobody foresaw, and what the terminal gets
+
+
+def test_whatever_goes_wrong_is_one_line_and_with_debug_a_traceback(monkeypatch, capsys):
+    def fail(*_, **__):
+        raise RuntimeError("no memory holds this\nframe #0: of many")
+
+    monkeypatch.setattr(cli, "variant", fail)
+    said = refused(capsys, "info", "B/16")
+    assert "RuntimeError: no memory holds this (--debug shows where)" in said
+    assert cli.main(["info", "B/16", "--debug"]) == 2
+    assert "Traceback (most recent call last)" in capsys.readouterr().err
+
+
+def test_a_closed_error_stream_is_no_error(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stderr", None)
+    assert cli.main(["info", "Ti/17"]) == 2
+    sys.stderr.close()
+    assert capsys.readouterr().out == ""
+
+
+def test_names_from_outside_do_not_reach_the_terminal_raw(tmp_path, capsys):
+    evil = "red\x1b[31m\nvit-tutorial: all is well"
+    model = VisionTransformer(ViTConfig(8, 4, 1, 2, 1, 16, 16, 2))
+    prepared = Preprocessing((8, 8), (0.5,), (0.5,), (evil, "b"))
+    checkpoint.save(tmp_path / "x.safetensors", model, preprocessing=prepared)
+    Image.new("L", (8, 8)).save(tmp_path / f"{evil}.png")
+    words = ["--weights", str(tmp_path / "x.safetensors")]
+    assert cli.main(["predict", str(tmp_path / f"{evil}.png"), *words]) == 0
+    said = capsys.readouterr().out
+    assert said.count("red\\x1b[31m\\nvit-tutorial: all is well") == 2
+    said += refused(capsys, "evaluate", "--data", "digits", *words)
+    said += refused(capsys, "predict", tmp_path / f"{evil}.npz", *words)
+    assert "\x1b" not in said
+    assert said.count("\n") == 3
+
+
+def test_evaluate_gives_the_figure_that_finetune_printed_and_both_see_what_predict_sees(
+    tmp_path, monkeypatch, capsys
+):
+    """Wide colour photographs for a grey model that keeps the ratio and crops."""
+    for name in "ab":
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(12):
+            noise = np.random.default_rng([i, ord(name)]).integers(0, 256, (20, 47, 3), np.uint8)
+            Image.fromarray(noise).save(tmp_path / "photos" / name / f"{i}.png")
+    model = VisionTransformer(ViTConfig(8, 4, 1, 3, 1, 16, 16, 2))
+    prepared = Preprocessing((8, 8), (0.4,), (0.2,), ("x", "y", "z"), resize=10)
+    checkpoint.save(tmp_path / "old.safetensors", model, preprocessing=prepared)
+    data, out = ["--data", f"folder:{tmp_path / 'photos'}"], tmp_path / "out"
+    old = ["--weights", str(tmp_path / "old.safetensors"), "--epochs", "1", "--device", "cpu"]
+    assert cli.main(["finetune", *data, *old, "--out", str(out)]) == 0
+    printed = capsys.readouterr().out.partition("test accuracy ")[2].split("%")[0]
+    seen, evaluate = [], cli.evaluate
+    monkeypatch.setattr(cli, "evaluate", lambda m, split: seen.append(split) or evaluate(m, split))
+    assert cli.main(["evaluate", *data, "--weights", str(out)]) == 0
+    assert f"accuracy {printed}% " in capsys.readouterr().out
+    read = from_checkpoint(out)[1].bytes
+    known = {read(path).numpy().tobytes() for path in tmp_path.glob("photos/*/*")}
+    assert {image.numpy().tobytes() for image in seen[0].images} <= known
+    data = load("digits")  # of another size: resized and cropped by the checkpoint's own steps
+    split = prepared.split(data.test)
+    picture = Image.fromarray(data.test.images[3, 0].numpy())
+    assert torch.equal(split.images[3], prepared.bytes(picture))
+    assert split.mean.item() == pytest.approx(0.4)
+
+
+def test_ctrl_c_while_the_libraries_are_imported_is_one_line(tmp_path):
+    (tmp_path / "torch.py").write_text("raise KeyboardInterrupt")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.getcwd()])}
+    command = [sys.executable, "-m", "vit_tutorial", "info", "B/16"]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert (run.returncode, run.stdout, run.stderr) == (130, "", "vit-tutorial: stopped\n")

@@ -2,10 +2,12 @@
 
 import pickle
 import struct
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from jaxtyping import TypeCheckError
 from sklearn.datasets import load_digits
 from torch.nn import functional as F
 from torch.testing import assert_close
@@ -492,3 +494,22 @@ def test_images_that_are_not_square_are_changed_by_the_amounts_that_the_docstrin
     shear = (R[:, 0, 1] / R[:, 1, 1]).abs()
     for amount, limit in ((angle, 12), (sizes, 0.12), (shear, 0.15)):
         assert 0.95 * limit < amount.max() < 1.001 * limit
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (dict(images=torch.rand(3, 1, 2, 2)), "expected images as bytes .*, got torch.float32"),
+        (dict(labels=torch.arange(4)), "expected 3 labels as whole numbers, got 4 of torch.int64"),
+        (dict(labels=torch.zeros(3)), "expected 3 labels as whole .*, got 3 of torch.float32"),
+        (dict(mean=torch.zeros(3)), r"got \(3, 1, 2, 2\) with 3 and 1"),
+        (dict(images=torch.zeros(3, 1, 2).byte()), r"expected images \(M C H W\) .*\(3, 1, 2\)"),
+    ],
+)
+def test_a_split_whose_parts_do_not_fit_is_refused(wrong, message):
+    images, one = torch.zeros(3, 1, 2, 2, dtype=torch.uint8), torch.ones(1)
+    parts = dict(images=images, labels=torch.arange(3), mean=one, std=one) | wrong
+    with pytest.raises(ValueError, match=message):  # in tests the signature is checked before
+        Split.__post_init__(SimpleNamespace(**parts))
+    with pytest.raises(TypeCheckError):
+        Split(**parts)

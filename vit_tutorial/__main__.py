@@ -16,25 +16,29 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import torch
+try:  # the libraries take seconds
+    import torch
 
-from vit_tutorial.attention_maps import class_token_maps
-from vit_tutorial.data import NAMES, Data, default_dataset
-from vit_tutorial.errors import shown, unknown
-from vit_tutorial.figures import sheets
-from vit_tutorial.lab import recipes
-from vit_tutorial.lab.export import export_onnx, export_page
-from vit_tutorial.lab.folders import load
-from vit_tutorial.lab.listing import PICTURES
-from vit_tutorial.lab.recipes import CHOICES, PLAIN, PRESETS, Recipe, model_config
-from vit_tutorial.lab.report import html_report
-from vit_tutorial.lab.run import Run, count, fit
-from vit_tutorial.model import VARIANTS, VisionTransformer, ViTConfig, variant
-from vit_tutorial.train import default_device, evaluate
-from vit_tutorial.transfer import transfer
-from vit_tutorial.weights import checkpoint
-from vit_tutorial.weights.hub import ADDRESS, from_checkpoint, with_more
-from vit_tutorial.weights.preprocessing import Preprocessing
+    from vit_tutorial.attention_maps import class_token_maps
+    from vit_tutorial.data import NAMES, Data, default_dataset
+    from vit_tutorial.errors import shown, unknown
+    from vit_tutorial.figures import sheets
+    from vit_tutorial.lab import recipes
+    from vit_tutorial.lab.export import export_onnx, export_page
+    from vit_tutorial.lab.folders import load
+    from vit_tutorial.lab.listing import PICTURES
+    from vit_tutorial.lab.recipes import CHOICES, PLAIN, PRESETS, Recipe, model_config
+    from vit_tutorial.lab.report import html_report
+    from vit_tutorial.lab.run import Run, count, fit
+    from vit_tutorial.model import VARIANTS, VisionTransformer, ViTConfig, variant
+    from vit_tutorial.train import default_device, evaluate
+    from vit_tutorial.transfer import transfer
+    from vit_tutorial.weights import checkpoint
+    from vit_tutorial.weights.hub import ADDRESS, from_checkpoint, with_more
+    from vit_tutorial.weights.preprocessing import Preprocessing
+except KeyboardInterrupt:
+    print("vit-tutorial: stopped", file=sys.stderr)
+    sys.exit(130)
 
 EXAMPLES = """examples:
   vit-tutorial train                              MNIST, or the digits, with sensible defaults

@@ -26,13 +26,27 @@ class Split:
     """Images as bytes, their class numbers, and the training pixels' mean and std per channel.
 
     `mean` and `std` are those of pixels scaled to 0..1; `batches` subtracts and divides, so that
-    no caller normalises by hand.
+    no caller normalises by hand. Raises ValueError for parts that do not fit together.
     """
 
     images: UInt8[Tensor, "M C H W"]
     labels: Int[Tensor, " M"]
     mean: Float[Tensor, " C"]
     std: Float[Tensor, " C"]
+
+    def __post_init__(self) -> None:
+        images, kind = self.images, getattr(self.images, "dtype", torch.uint8)  # files have none
+        if kind != torch.uint8:  # `batches` divides by 255
+            raise ValueError(f"expected images as bytes (uint8, 0 to 255), got {kind}")
+        if self.labels.is_floating_point() or len(images) != len(self.labels):
+            found = f"{len(self.labels)} of {self.labels.dtype}"
+            raise ValueError(f"expected {len(images)} labels as whole numbers, got {found}")
+        C, sizes = images.shape[1], (len(self.mean), len(self.std))
+        if len(images.shape) != 4 or sizes != (C, C):
+            raise ValueError(
+                f"expected images (M C H W) with C means and stds, got {tuple(images.shape)} with "
+                f"{sizes[0]} and {sizes[1]}"
+            )
 
     def __len__(self) -> int:
         return len(self.labels)

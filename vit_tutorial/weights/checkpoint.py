@@ -6,6 +6,7 @@ import os
 import tempfile
 from dataclasses import asdict, replace
 from functools import lru_cache
+from itertools import groupby
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -58,19 +59,12 @@ def load(path: str | Path) -> tuple[VisionTransformer, dict[str, Any]]:
     configuration. Nothing is unpickled.
     """
     with reading(path):
-        return restored(*unpack(Path(path), FORMAT))
-
-
-def restored(
-    tensors: dict[str, Tensor], header: dict[str, str]
-) -> tuple[VisionTransformer, dict[str, Any]]:
-    """The model and `more` in a file of ours, from what `unpack` gives."""
-    more = json.loads(header["more"])
-    config = from_json(ViTConfig, json.loads(header["config"]), "its configuration")
-    if "preprocessing" in more:
-        steps = from_json(Preprocessing, more["preprocessing"], "its preprocessing")
-        more["preprocessing"] = steps
-    return built(config, tensors), more
+        tensors, header = unpack(Path(path), FORMAT)
+        config, more = json.loads(header["config"]), json.loads(header["more"])
+        if "preprocessing" in more:
+            steps = from_json(Preprocessing, more["preprocessing"], "its preprocessing")
+            more["preprocessing"] = steps
+        return built(from_json(ViTConfig, config, "its configuration"), tensors), more
 
 
 class SkipInitialisation(TorchFunctionMode):
@@ -95,13 +89,10 @@ def shapes(config: ViTConfig) -> dict[str, tuple[int, ...]]:
     """The shapes of a model's tensors, by name; one block is made, and stands for all."""
     one = {n: tuple(w.shape) for n, w in blank(replace(config, layers=1)).state_dict().items()}
     found: dict[str, tuple[int, ...]] = {}
-    block = {name: shape for name, shape in one.items() if ".blocks.0." in name}
-    for name, shape in one.items():
-        if name not in block:
-            found[name] = shape
-        elif name not in found:
-            for i in range(config.layers):
-                found |= {n.replace(".0.", f".{i}.", 1): shape for n, shape in block.items()}
+    for inside, part in groupby(one, lambda name: ".blocks.0." in name):
+        names = list(part)
+        for i in range(config.layers if inside else 1):
+            found |= {n.replace(".0.", f".{i}.", inside): one[n] for n in names}
     return found
 
 
@@ -158,20 +149,13 @@ def unpack(path: Path, form: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     Raises ValueError if there is no such file, or it is not whole, or its format is not `form`.
     """
     with reading(path):
-        return verified(*read_tensors(path), form)
-
-
-def verified(
-    tensors: dict[str, Any], header: dict[str, str], form: str
-) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The parts of a file; ValueError for another format, and for another content than saved."""
-    if header.get("format") != form:
-        raise ValueError(f"it has format {header.get('format')!r}, expected {form!r}")
-    header = dict(header)
-    said, found = header.pop("sha256", None), digest(tensors, header)
-    if said != found and (said is not None or form != FORMAT):  # the first models had none
-        raise ValueError(f"it is damaged: its SHA-256 is {found}, it says {said}")
-    return tensors, header
+        tensors, header = read_tensors(path)
+        if header.get("format") != form:
+            raise ValueError(f"it has format {header.get('format')!r}, expected {form!r}")
+        said, found = header.pop("sha256", None), digest(tensors, header)
+        if said != found and (said is not None or form != FORMAT):  # the first models had none
+            raise ValueError(f"it is damaged: its SHA-256 is {found}, it says {said}")
+        return tensors, header
 
 
 def digest(tensors: dict[str, Tensor], header: dict[str, str]) -> str:

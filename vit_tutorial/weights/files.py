@@ -3,7 +3,7 @@
 import json
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import MISSING, fields
 from math import isfinite
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from vit_tutorial.errors import shown
@@ -70,6 +70,13 @@ def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
             header = file.metadata() or {}
             # copied: what safetensors gives lies in the file, which may be replaced
             return {name: file.get_tensor(name).clone() for name in file.keys()}, header  # noqa: SIM118
+
+
+def is_ours(path: Path) -> bool:
+    """Whether a file says that this package wrote it."""
+    with suppress(SafetensorError), safe_open(path, framework="pt") as file:
+        return str((file.metadata() or {}).get("format")).startswith("vit_tutorial")
+    return False
 
 
 def shards(index: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import reduce
 from importlib import import_module
 from importlib.util import find_spec
 from math import floor
@@ -17,7 +18,7 @@ from vit_tutorial.errors import shown, unknown
 from vit_tutorial.model import VisionTransformer, ViTConfig
 from vit_tutorial.weights import checkpoint
 from vit_tutorial.weights.checkpoint import built
-from vit_tutorial.weights.files import is_a, read_tensors, reading, unwrapped
+from vit_tutorial.weights.files import is_a, is_ours, read_tensors, reading, unwrapped
 from vit_tutorial.weights.layouts import read_checkpoint, recognise
 from vit_tutorial.weights.preprocessing import Preprocessing
 
@@ -59,8 +60,8 @@ def with_more(name: str | Path) -> tuple[VisionTransformer, Preprocessing, dict[
             f"{shown(name)}: images are prepared with (channels, classes, size) {found}, the model "
             f"reads {(c.channels, c.classes, c.height_width)}"
         )
-    precision = str(next(model.parameters()).dtype).removeprefix("torch.")
-    return model, replace(steps, precision=precision), more
+    widest = reduce(torch.promote_types, (weight.dtype for weight in model.parameters()))
+    return model.to(widest), replace(steps, precision=str(widest).removeprefix("torch.")), more
 
 
 def find(name: str | Path) -> Path:
@@ -90,13 +91,12 @@ def from_file(path: Path) -> tuple[VisionTransformer, Preprocessing, dict[str, A
     beside the file, as timm and Hugging Face write them; without those files the library's
     defaults hold.
     """
-    found, header = read_tensors(path)
-    if str(header.get("format")).startswith("vit_tutorial"):
-        model, more = checkpoint.restored(*checkpoint.verified(found, header, checkpoint.FORMAT))
-        if "preprocessing" not in more:
-            raise ValueError("it does not say how its images are prepared")
-        return model, more["preprocessing"], more
-    return *from_others(unwrapped(found), path), {}
+    if not is_ours(path):
+        return *from_others(unwrapped(read_tensors(path)[0]), path), {}
+    model, more = checkpoint.load(path)
+    if "preprocessing" not in more:
+        raise ValueError("it does not say how its images are prepared")
+    return model, more["preprocessing"], more
 
 
 def from_others(tensors: dict[str, Any], path: Path) -> Prepared:
@@ -152,9 +152,9 @@ def fetch_hf(name: str) -> Prepared:
     """A repository on Hugging Face's hub, or a folder that `save_pretrained` wrote."""
     folder, steps = Path(name), ["config.json", "preprocessor_config.json"]
     for weights in () if folder.is_dir() else WEIGHTS:
-        parts = [weights.replace(".index.json", "-*").replace(".safetensors-", "-")]
-        hub, files = library("huggingface_hub"), [*steps, weights, *parts]
-        files = list(dict.fromkeys(files))
+        hub, files = library("huggingface_hub"), [*steps, weights]
+        if weights.endswith(".index.json"):
+            files.append(f"{weights.partition('.')[0]}-*")
         with fetching(f"hf:{name}", [ADDRESS.format(name, file) for file in files]):
             folder = Path(hub.snapshot_download(name, allow_patterns=files))
         if (folder / weights).is_file():

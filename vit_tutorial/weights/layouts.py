@@ -320,10 +320,12 @@ def read(source: Source) -> State:
 
 def floats(name: str, value: Any) -> Tensor:
     """A tensor of float32 or float64; ValueError unless it holds finite numbers."""
-    try:
-        tensor = value.detach() if isinstance(value, Tensor) else torch.from_numpy(np.array(value))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{name} is no tensor: {error}") from error
+    if not isinstance(value, Tensor):
+        array = np.asarray(value)
+        if array.dtype.kind not in "biufc":
+            raise ValueError(f"{shown(name)} is no tensor: it holds {array.dtype}")
+        value = torch.from_numpy(array.astype(array.dtype.newbyteorder("=")))  # a copy
+    tensor = value.detach()
     check_numbers(name, tensor)
     return tensor.float() if tensor.itemsize < 4 else tensor
 

@@ -4,7 +4,6 @@ import contextlib
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from math import isfinite
 from pathlib import Path
 
 import numpy as np
@@ -127,10 +126,11 @@ class Preprocessing:
     precision: str = field(default="float32", compare=False)
 
     def __post_init__(self) -> None:
-        steps, (H, W) = (*self.mean, *self.std), self.height_width
-        if len(self.mean) != len(self.std) or not all(map(isfinite, steps)) or min(self.std) <= 0:
+        H, W = self.height_width
+        fit = len(self.mean) == len(self.std) and all(abs(x) < 1e6 for x in self.mean)
+        if not fit or not all(1e-7 < x < 1e6 for x in self.std):  # also where one is no number
             raise ValueError(
-                "expected mean and std as finite numbers, one for each channel, std above 0: "
+                "expected mean and std with one number for each channel, std above 0, "
                 f"got {self.mean} and {self.std}"
             )
         larger = (H, W) if self.resize is None else self.resize
