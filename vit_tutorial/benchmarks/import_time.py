@@ -16,7 +16,10 @@ from vit_tutorial.benchmarks import record as records
 
 RECORD = records.FOLDER / "import_time.json"
 GOAL = 1.2
-WAYS = {"libraries": "import torch, einops, jaxtyping", "package": "from vit_tutorial import VisionTransformer"}
+WAYS = {
+    "libraries": "import torch, einops, jaxtyping",
+    "package": "from vit_tutorial import VisionTransformer",
+}
 TIMED = "import time; start = time.perf_counter(); {}; print(time.perf_counter() - start)"
 
 

@@ -50,7 +50,7 @@ class Run(NamedTuple):
 
     def described(self) -> dict[str, str]:
         """Data and model in words."""
-        (model, data), (H, W) = self[1:3], self.model.config.height_width
+        (model, data, recipe), (H, W) = self[1:], self.model.config.height_width
         rows, cols = model.config.grid
         head = f"{self.args.weights} with a new head for " if "weights" in self.args else ""
         return {
@@ -58,6 +58,8 @@ class Run(NamedTuple):
             f"validate, {len(data.test)} to test",
             "Model": f"{head}{len(data.classes)} classes, images of {H} x {W} pixels in {rows} x "
             f"{cols} patches, {count(model):,} parameters, {trainable(model):,} of them trained",
+            "Recipe": f"{recipe.epochs} epochs in batches of {recipe.batch_size}, by "
+            f"{recipe.optimizer}, changed by {recipe.augmentation} {recipe.augment}",
         }
 
     def told(self) -> dict[str, dict[str, Any]]:
