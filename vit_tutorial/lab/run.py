@@ -168,6 +168,9 @@ def locked(out: Path) -> Iterator[None]:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise ValueError(f"another training is at work in {out}: give another --out") from error
+        for name in WRITTEN:  # what a process left that was killed while it wrote
+            for left in out.glob(f".{name}.????????"):
+                left.unlink(missing_ok=True)
         try:
             yield
         finally:
@@ -185,9 +188,6 @@ def saved(args: argparse.Namespace, names: tuple[str, ...]) -> tuple[State | Non
         return None, {"history": [], "command": args.command}
     if not file.exists():
         raise ValueError(f"{args.out} holds nothing to resume: start without --resume")
-    for name in WRITTEN:  # what a process left that was killed while it wrote
-        for left in args.out.glob(f".{name}.????????"):
-            left.unlink(missing_ok=True)
     state, about = load_state(file)
     if missing := {"command", "history", "options", "settings"} - set(about):
         raise ValueError(f"{file} is not of a run like this one: it says no {sorted(missing)}")
