@@ -39,7 +39,7 @@ HOME = {
     "attention": "05",
     "encoder": "06",
     "model": "07",
-    "model.lecun_normal_": "02",
+    "model.lecun_normal_": "07",
     "attention_maps": "09",
     "attention_maps.attention_distance": "10",
     "attention_maps.position_similarity": "10",
