@@ -328,7 +328,8 @@ def test_a_cell_fits_the_page(chapter):
 def test_pictures_in_pages_have_an_alternative_text():
     for path in BOOK.glob("*.md"):
         text = path.read_text(encoding="utf-8")
-        assert len(re.findall(r"```\{(?:image|model-map)\}", text)) == len(re.findall(r"^:alt: \S", text, re.M))
+        pictures = re.findall(r"```\{(?:image|model-map)\}", text)
+        assert len(pictures) == len(re.findall(r"^:alt: \S", text, re.M))
         assert not re.search(r"!\[\s*\]\(", text)
         assert not FOREIGN.search(text)
 
