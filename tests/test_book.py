@@ -62,7 +62,7 @@ def modules() -> dict[str, set[str]]:
         *folders, _ = path.relative_to(ROOT / "vit_tutorial").parts
         if not {"benchmarks", "checks"} & set(folders):
             found[".".join([*folders, path.stem])] = public(path)
-    # some chapters still define checks that the package has now: `check_` is left out until they call it
+    # some chapters define checks that the package has by now: left out until they call those
     return {**found, "checks": {n for n in checks.__all__ if not n.startswith("check_")}}
 
 
