@@ -62,7 +62,7 @@ def modules() -> dict[str, set[str]]:
         *folders, _ = path.relative_to(ROOT / "vit_tutorial").parts
         if not {"benchmarks", "checks"} & set(folders):
             found[".".join([*folders, path.stem])] = public(path)
-    # some chapters still define checks that the package has now: `check_` is left out until they call it
+    # some chapters define checks that the package has by now: left out until they call those
     return {**found, "checks": {n for n in checks.__all__ if not n.startswith("check_")}}
 
 
@@ -328,7 +328,8 @@ def test_a_cell_fits_the_page(chapter):
 def test_pictures_in_pages_have_an_alternative_text():
     for path in BOOK.glob("*.md"):
         text = path.read_text(encoding="utf-8")
-        assert len(re.findall(r"```\{image\}", text)) == len(re.findall(r"^:alt: \S", text, re.M))
+        pictures = re.findall(r"```\{(?:image|model-map)\}", text)
+        assert len(pictures) == len(re.findall(r"^:alt: \S", text, re.M))
         assert not re.search(r"!\[\s*\]\(", text)
         assert not FOREIGN.search(text)
 

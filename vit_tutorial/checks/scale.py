@@ -215,7 +215,7 @@ def check_interrupted(implementation: Callable[..., tuple[float, float]]) -> boo
     """Check `my_interrupted_losses(fresh, data, settings, dice) -> (val. loss 1, val. loss 2)`.
 
     Two epochs with an interruption between them, equal to the uninterrupted run to the last bit.
-    `fresh()` makes the model and `dice()` the generator, always the same; `Recipe(**settings)` is the
+    `fresh()` makes the model, `dice()` the generator, always the same; `Recipe(**settings)` is the
     recipe.
     """
     made: list[VisionTransformer] = []
