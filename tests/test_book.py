@@ -39,7 +39,7 @@ HOME = {
     "attention": "05",
     "encoder": "06",
     "model": "07",
-    "model.lecun_normal_": "02",
+    "model.lecun_normal_": "07",
     "attention_maps": "09",
     "attention_maps.attention_distance": "10",
     "attention_maps.position_similarity": "10",
@@ -316,7 +316,8 @@ def test_a_cell_fits_the_page(chapter):
 def test_pictures_in_pages_have_an_alternative_text():
     for path in BOOK.glob("*.md"):
         text = path.read_text(encoding="utf-8")
-        assert len(re.findall(r"```\{image\}", text)) == len(re.findall(r"^:alt: \S", text, re.M))
+        pictures = re.findall(r"```\{(?:image|model-map)\}", text)
+        assert len(pictures) == len(re.findall(r"^:alt: \S", text, re.M))
         assert not re.search(r"!\[\s*\]\(", text)
         assert not FOREIGN.search(text)
 

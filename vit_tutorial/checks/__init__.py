@@ -21,6 +21,7 @@ from vit_tutorial.checks.class_token import (
     check_tokens,
 )
 from vit_tutorial.checks.core import CheckFailed, Mistakes, agree, check
+from vit_tutorial.checks.diagnose import Finding, diagnose
 from vit_tutorial.checks.empty_file import (
     check_attention_class,
     check_block_class,
@@ -28,6 +29,7 @@ from vit_tutorial.checks.empty_file import (
     check_vit_class,
 )
 from vit_tutorial.checks.encoder import check_block, check_lens, check_merge, check_walk_without
+from vit_tutorial.checks.find_the_bug import check_alone
 from vit_tutorial.checks.head import (
     check_cross_entropy,
     check_forward,
@@ -88,11 +90,13 @@ from vit_tutorial.checks.transfer import (
 
 __all__ = [
     "CheckFailed",
+    "Finding",
     "Mistakes",
     "agree",
     "check",
     "check_accumulated",
     "check_accuracy",
+    "check_alone",
     "check_attention",
     "check_attention_class",
     "check_attention_rollout",
@@ -154,6 +158,7 @@ __all__ = [
     "check_vit_class",
     "check_walk_without",
     "check_weight_from_authors",
+    "diagnose",
     "passed",
     "progress",
 ]

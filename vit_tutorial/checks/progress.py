@@ -7,6 +7,7 @@ import vit_tutorial.checks.attention_maps as attention_maps
 import vit_tutorial.checks.class_token as class_token
 import vit_tutorial.checks.empty_file as empty_file
 import vit_tutorial.checks.encoder as encoder
+import vit_tutorial.checks.find_the_bug as find_the_bug
 import vit_tutorial.checks.head as head
 import vit_tutorial.checks.more_data as more_data
 import vit_tutorial.checks.patches as patches
@@ -33,6 +34,7 @@ CHAPTERS: dict[str, ModuleType] = {
     "12 Transfer": transfer,
     "13 Scale": scale,
     "14 The recipe": recipe,
+    "15 Find the bug": find_the_bug,
 }
 
 
