@@ -25,6 +25,7 @@ from vit_tutorial.checks.diagnose import Finding, diagnose
 from vit_tutorial.checks.empty_file import (
     check_attention_class,
     check_block_class,
+    check_embedding_class,
     check_vit_class,
 )
 from vit_tutorial.checks.encoder import check_block, check_lens, check_merge, check_walk_without
@@ -35,7 +36,12 @@ from vit_tutorial.checks.head import (
     check_growth,
     check_masked_logits,
 )
-from vit_tutorial.checks.more_data import check_needed, check_part
+from vit_tutorial.checks.more_data import (
+    check_cnn_flops,
+    check_conv_matrix,
+    check_needed,
+    check_part,
+)
 from vit_tutorial.checks.patches import (
     check_channels_last,
     check_overlapping,
@@ -57,7 +63,9 @@ from vit_tutorial.checks.projection import (
     check_projection,
     check_weight_from_authors,
 )
+from vit_tutorial.checks.recipe import check_average, check_gap, check_orthogonal
 from vit_tutorial.checks.scale import (
+    check_accumulated,
     check_batch,
     check_flops,
     check_interrupted,
@@ -86,12 +94,14 @@ __all__ = [
     "Mistakes",
     "agree",
     "check",
+    "check_accumulated",
     "check_accuracy",
     "check_alone",
     "check_attention",
     "check_attention_class",
     "check_attention_rollout",
     "check_attention_weights",
+    "check_average",
     "check_batch",
     "check_block",
     "check_block_class",
@@ -99,13 +109,17 @@ __all__ = [
     "check_causal",
     "check_channels_last",
     "check_class_token_maps",
+    "check_cnn_flops",
     "check_control",
+    "check_conv_matrix",
     "check_cross_entropy",
     "check_disagreement",
     "check_dot",
+    "check_embedding_class",
     "check_flops",
     "check_fold",
     "check_forward",
+    "check_gap",
     "check_gradient",
     "check_growth",
     "check_interrupted",
@@ -117,6 +131,7 @@ __all__ = [
     "check_nearest",
     "check_needed",
     "check_occlusion_map",
+    "check_orthogonal",
     "check_overlapping",
     "check_parameter_groups",
     "check_parameters",
