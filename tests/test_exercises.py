@@ -19,8 +19,9 @@ def printed(cells: list, wanted: Iterable[int]) -> dict[int, str]:
     """What each of these cells prints, run in one namespace with all that they need."""
     wanted, space, found = set(wanted), {"__name__": "__main__"}, {}
     for i in sorted(wanted | exercises.needed(cells, wanted)):
+        cell = cells[i] if i in wanted else exercises.imported(cells[i])
         with contextlib.redirect_stdout(io.StringIO()) as out, torch.enable_grad():
-            exec(compile(exercises.tree(cells[i]), f"cell {i}", "exec"), space)
+            exec(compile(exercises.tree(cell), f"cell {i}", "exec"), space)
         found[i] = out.getvalue()
     return {i: found[i] for i in wanted}
 
@@ -47,7 +48,8 @@ def test_an_exercise_notebook_holds_the_work_and_gives_nothing_away(tmp_path, mo
         new.new_markdown_cell("# 01 · A\n\nAbout."),
         new.new_code_cell("import torch", **tagged),
         new.new_code_cell("x = 1"),
-        new.new_code_cell("y = x", outputs=[new.new_output("stream", text="y")]),
+        new.new_code_cell("class Secret: ...", metadata={"tags": ["source:vit_tutorial.a.Secret"]}),
+        new.new_code_cell("y = x, Secret", outputs=[new.new_output("stream", text="y")]),
         new.new_markdown_cell("Prose.\n\n## Your turn\n\nSee [here](02_b.ipynb)."),
         new.new_code_cell("def my_f(z):\n    ...\n\n\ncheck_f(my_f)"),
         new.new_code_cell("# @title Solution\ndef book_f(z):\n    return z"),
@@ -60,7 +62,8 @@ def test_an_exercise_notebook_holds_the_work_and_gives_nothing_away(tmp_path, mo
     title, *made = exercises.make(path).cells
     assert "[the chapter](../01_a.ipynb)" in title.source
     assert [cell.source for cell in made if cell.cell_type == "code"][:-1] == [
-        "import torch", "x = 1", "y = x", chapter[5].source, "my_f(y)",
+        "import torch", "x = 1", "from vit_tutorial.a import Secret", "y = x, Secret",
+        chapter[6].source, "my_f(y)",
     ]  # fmt: skip
     assert "## Your turn\n\nSee [here](../02_b.ipynb)." in [cell.source for cell in made]
     assert not any(cell.get("outputs") or cell.get("execution_count") for cell in made)

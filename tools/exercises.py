@@ -55,6 +55,12 @@ def is_solution(cell: NotebookNode) -> bool:
     return cell.source.startswith(SOLUTION)
 
 
+def shown(cell: NotebookNode) -> str:
+    """The dotted name of what a cell shows of the package, or nothing."""
+    tags = cell.metadata.get("tags", [])
+    return next((tag.removeprefix(TAG) for tag in tags if tag.startswith(TAG)), "")
+
+
 def names(cell: NotebookNode) -> tuple[set[str], set[str]]:
     """The names that a code cell makes, and those that it takes from other cells."""
     made: set[str] = set()
@@ -81,6 +87,7 @@ def needed(cells: list[NotebookNode], kept: set[int]) -> set[int]:
         if cell.cell_type == "code" and (i in kept or not is_solution(cell))
     ]
     made, uses = ({i: names(cells[i])[n] for i in code} for n in (0, 1))
+    uses |= {i: set() for i in code if shown(cells[i]) and i not in kept}  # will be imported
     found, todo = set(kept), sorted(kept & set(code))
     while todo:
         here = todo.pop()
@@ -183,10 +190,9 @@ def plain(cell: NotebookNode) -> NotebookNode:
 
 def imported(cell: NotebookNode) -> NotebookNode:
     """As `plain`, but what the package defines is imported: its text is an answer."""
-    tags = [tag for tag in cell.metadata.get("tags", []) if tag.startswith(TAG)]
-    if not tags:
+    if not shown(cell):
         return plain(cell)
-    module, _, name = tags[0].removeprefix(TAG).rpartition(".")
+    module, _, name = shown(cell).rpartition(".")
     return code(cell.id, f"from {module} import {name}")
 
 

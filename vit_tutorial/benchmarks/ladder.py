@@ -57,8 +57,8 @@ def embedding(**choice: Any) -> Embedding:
 
 def whole(positions: str = "learned") -> VisionTransformer:
     """The package's model of four blocks."""
-    config = ViTConfig(28, channels=1, classes=K, positions=positions, **SMALL)
-    return VisionTransformer(config)
+    shape: dict[str, Any] = {**SMALL, "positions": positions}
+    return VisionTransformer(ViTConfig(28, channels=1, classes=K, **shape))
 
 
 @dataclass(frozen=True)
