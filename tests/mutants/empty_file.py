@@ -6,7 +6,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from vit_tutorial.checks import check_attention_class, check_block_class, check_vit_class
+from vit_tutorial.checks import (
+    check_attention_class,
+    check_block_class,
+    check_embedding_class,
+    check_vit_class,
+)
 
 RIGHT, WRONG = {}, {}
 
@@ -266,4 +271,68 @@ WRONG[check_vit_class] = [
      "in its attention: a causal mask"),
     (Dropping, "values are not"),
     (variant(ViT, forward=lambda self, x: ViT.forward(self, x.detach())), "no gradient reaches"),
+]  # fmt: skip
+
+
+# ---- the embedding
+
+
+class Embedding1(nn.Module):
+    """Patches by unfold; another order of lines than the book's."""
+
+    def __init__(self, side, P, C, D):
+        super().__init__()
+        self.P = P
+        self.class_token = nn.Parameter(torch.zeros(1, 1, D))
+        self.patches = nn.ModuleDict({"projection": nn.Linear(C * P * P, D)})
+        self.positions = nn.Parameter(torch.randn(1, (side // P) ** 2 + 1, D) / 50)
+
+    def cut(self, x):
+        return F.unfold(x, self.P, stride=self.P).mT
+
+    def forward(self, x):
+        tokens = self.patches["projection"](self.cut(x))
+        return torch.cat([self.class_token.repeat(len(x), 1, 1), tokens], 1) + self.positions
+
+
+class Embedding2(Embedding1):
+    """The positions are added to both parts apart."""
+
+    def forward(self, x):
+        first = (self.class_token + self.positions[:, :1]).expand(len(x), -1, -1)
+        return torch.cat(
+            [first, self.patches["projection"](self.cut(x)) + self.positions[:, 1:]], 1
+        )
+
+
+def joined(first, rest):
+    """A `forward` that joins what the two give."""
+    return lambda self, x: torch.cat(
+        [self.class_token.expand(len(x), -1, -1) + first(self),
+         self.patches["projection"](self.cut(x)) + rest(self)], 1
+    )  # fmt: skip
+
+
+RIGHT[check_embedding_class] = [Embedding1, Embedding2]
+WRONG[check_embedding_class] = [
+    (variant(Embedding1, forward=lambda self, x: torch.cat(
+        [self.patches["projection"](self.cut(x)), self.class_token.expand(len(x), -1, -1)], 1)
+        + self.positions), "comes last"),
+    (variant(Embedding1, forward=joined(lambda s: 0, lambda s: 0)), "positions are not added"),
+    (variant(Embedding1, forward=joined(lambda s: 0, lambda s: s.positions[:, 1:])),
+     "class token has no position"),
+    (variant(Embedding1, forward=joined(lambda s: 0, lambda s: s.positions[:, :-1])),
+     "before the class token joins"),
+    (variant(Embedding1, forward=lambda self, x: self.patches["projection"](self.cut(x))
+             + self.positions[:, 1:]), "class token is missing"),
+    (variant(Embedding1, cut=lambda self, x: x.reshape(len(x), -1, x.shape[1] * self.P**2)),
+     "plain reshape"),
+    (variant(Embedding1, cut=lambda self, x: F.unfold(x.mT.contiguous(), self.P, stride=self.P)
+             .unflatten(1, (-1, self.P, self.P)).transpose(2, 3).flatten(1, 3).mT),
+     "column by column"),
+    (variant(Embedding1, forward=lambda self, x: torch.cat(
+        [self.class_token, self.patches["projection"](self.cut(x))], 1) + self.positions),
+     "must match"),
+    (variant(Embedding1, forward=lambda self, x: Embedding1.forward(self, x).detach()),
+     "carries no gradient"),
 ]  # fmt: skip

@@ -25,6 +25,7 @@ from vit_tutorial.checks.diagnose import Finding, diagnose
 from vit_tutorial.checks.empty_file import (
     check_attention_class,
     check_block_class,
+    check_embedding_class,
     check_vit_class,
 )
 from vit_tutorial.checks.encoder import check_block, check_lens, check_merge, check_walk_without
@@ -57,6 +58,7 @@ from vit_tutorial.checks.projection import (
     check_projection,
     check_weight_from_authors,
 )
+from vit_tutorial.checks.recipe import check_average, check_gap, check_orthogonal
 from vit_tutorial.checks.scale import (
     check_batch,
     check_flops,
@@ -92,6 +94,7 @@ __all__ = [
     "check_attention_class",
     "check_attention_rollout",
     "check_attention_weights",
+    "check_average",
     "check_batch",
     "check_block",
     "check_block_class",
@@ -103,9 +106,11 @@ __all__ = [
     "check_cross_entropy",
     "check_disagreement",
     "check_dot",
+    "check_embedding_class",
     "check_flops",
     "check_fold",
     "check_forward",
+    "check_gap",
     "check_gradient",
     "check_growth",
     "check_interrupted",
@@ -117,6 +122,7 @@ __all__ = [
     "check_nearest",
     "check_needed",
     "check_occlusion_map",
+    "check_orthogonal",
     "check_overlapping",
     "check_parameter_groups",
     "check_parameters",

@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
@@ -14,8 +15,49 @@ from vit_tutorial.checks.attention import head_mistakes
 from vit_tutorial.checks.core import CheckFailed, Mistakes, Slips, compare, exercise, own_error
 from vit_tutorial.checks.encoder import block_mistakes
 from vit_tutorial.checks.head import forward_mistakes
+from vit_tutorial.embedding import Embedding
 from vit_tutorial.encoder import EncoderBlock
 from vit_tutorial.model import VisionTransformer, ViTConfig
+
+
+@exercise
+def check_embedding_class(cls: type[nn.Module]) -> bool:
+    """Check a class `cls(image_size, P, C, D)`, (B C H W) -> (B T D).
+
+    Its parts: `class_token`, `positions` and `patches.projection`.
+    """
+
+    def joined(module: Embedding, patches: Tensor, positions: Tensor | None = None) -> Tensor:
+        first = module.class_token.expand(len(patches), -1, -1)
+        return torch.cat([first, patches], dim=1) + (0 if positions is None else positions)
+
+    def token_last(module: Embedding, x: Tensor) -> Tensor:
+        first = module.class_token.expand(len(x), -1, -1)
+        return torch.cat([module.patches(x), first], dim=1) + module.positions
+
+    def cut_otherwise(module: Embedding, x: Tensor, pattern: str = "") -> Tensor:
+        P = module.patches.P
+        cut = (rearrange(x, f"B C (r i) (c j) -> B {pattern}", i=P, j=P) if pattern
+               else x.reshape(len(x), -1, x.shape[1] * P * P))  # fmt: skip
+        return joined(module, module.patches.projection(cut), module.positions)
+
+    mistakes: Mistakes = [
+        (token_last, "the class token comes last; it stands in front."),
+        (lambda m, x: joined(m, m.patches(x)), "the positions are not added."),
+        (lambda m, x: joined(m, m.patches(x) + m.positions[:, 1:]), "the class token has no "
+         "position: add the T positions after it has joined the others."),
+        (lambda m, x: joined(m, m.patches(x) + m.positions[:, :-1]), "the positions are added "
+         "before the class token joins: each patch has another's, the class token none."),
+        (lambda m, x: m.patches(x) + m.positions[:, 1:], "the class token is missing."),
+        (cut_otherwise, "the patches were cut by a plain reshape: use my_patchify."),
+        (partial(cut_otherwise, pattern="(r c) (i j C)"), "inside a patch the channels come "
+         "last; the weights wait for (C Ph Pw)."),
+        (partial(cut_otherwise, pattern="(c r) (C i j)"), "patches come column by column; "
+         "reading order goes along a row of the grid first."),
+    ]  # fmt: skip
+    sizes = [(2, 8, 4, 3, 12), (1, 12, 4, 1, 8), (3, 9, 3, 2, 16)]  # B, side, P, C, D
+    trials = [((side, P, C, D), torch.randn(B, C, side, side)) for B, side, P, C, D in sizes]
+    return compare_class(cls, Embedding, trials, mistakes)
 
 
 @exercise

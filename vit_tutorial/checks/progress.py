@@ -13,6 +13,7 @@ import vit_tutorial.checks.more_data as more_data
 import vit_tutorial.checks.patches as patches
 import vit_tutorial.checks.positions as positions
 import vit_tutorial.checks.projection as projection
+import vit_tutorial.checks.recipe as recipe
 import vit_tutorial.checks.scale as scale
 import vit_tutorial.checks.training as training
 import vit_tutorial.checks.transfer as transfer
@@ -32,6 +33,7 @@ CHAPTERS: dict[str, ModuleType] = {
     "11 More data": more_data,
     "12 Transfer": transfer,
     "13 Scale": scale,
+    "14 The recipe": recipe,
     "15 Find the bug": find_the_bug,
 }
 
