@@ -263,6 +263,6 @@ def test_the_wheel_holds_the_package_its_types_and_its_weights_and_nothing_else(
     expected |= {f"vit_tutorial/weights/pretrained/{name}" for name in models}
     records = (PACKAGE / "benchmarks" / "records").glob("*.json")
     expected |= {f"vit_tutorial/benchmarks/records/{path.name}" for path in records}
-    assert set(names) == expected | {"vit_tutorial/py.typed", "vit_tutorial/figures/report.html"}
+    assert set(names) == expected | {"vit_tutorial/py.typed"}
     assert any(name.endswith("LICENSE") for name in metadata)
     assert any(name.endswith("entry_points.txt") for name in metadata)

@@ -42,7 +42,7 @@ def paragraphs(text: str) -> list[int]:
     for match in re.finditer(r"(?:\A|\n\n+)(?=\S)(.*?)(?=\n\n|\Z)", text, flags=re.S):
         body = match[1]
         folded = folded or body.startswith("<details")
-        if not (folded or formula or body.startswith(("|", "$$"))):
+        if not (folded or formula or body.startswith(("|", "$$", "Time:"))):
             starts.append(match.start(1))
         formula ^= body.count("$$") % 2 == 1
         folded = folded and "</details>" not in body
