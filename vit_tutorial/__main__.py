@@ -226,7 +226,7 @@ def run_train(args: argparse.Namespace) -> None:
 
 def usual_out(args: argparse.Namespace, kind: str) -> Path:
     """The folder of a run that is not told where to go, named after its data."""
-    name = Path((args.data or "").removeprefix("folder:")).expanduser().resolve().name
+    name = Path((args.data or "").removeprefix("folder:")).expanduser().resolve().name[:60]
     return Path("runs") / f"{kind}{name}-seed{args.seed}"
 
 
