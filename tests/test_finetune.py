@@ -239,8 +239,8 @@ def test_where_little_was_transferred_what_helps_more_is_offered(
     said = capsys.readouterr()
     assert "always to answer '<b>$a_$ & \"b\"' would get 33.33% (2 of 6)" in said.out
     first, last = (line for line in said.err.splitlines() if "note" in line)
-    assert "the shipped weights know grey digits alone" in first
-    assert "not surely better: what mnist knows does not help here" in last
+    assert "these weights know grey digits alone" in first
+    assert "not surely better: what mnist knows helps little here" in last
     tuned = f"vit-tutorial finetune --data folder:{photos} --weights timm:vit_tiny_patch16_224"
     own = f"vit-tutorial train --data folder:{photos}"
     order = f"try {tuned}, or {own}" if timm else f"try {own}, or {tuned} (needs timm and a"

@@ -673,10 +673,13 @@ def test_another_folder_is_new_altogether_and_one_without_news_is_refused(tmp_pa
     other = load(write_folder(tmp_path / "two", size=(3, 3)), known=first.files)
     assert [len(s) for s in splits(other)] == [0, 0, 12]
     for path in (tmp_path / "one").rglob("*.png"):
-        if folders.hash_of(path) in folders.unpacked(first.files["test"]):
+        if folders.hash_of(path) in folders.unpacked(first.files, "test"):
             path.unlink()
     with pytest.raises(ValueError, match="every image was seen in training or validation"):
         load(f"folder:{tmp_path / 'one'}", known=first.files)
+    for damaged in ({}, {"train": "a", "val": "", "test": ""}):
+        with pytest.raises(ValueError, match="files of an earlier training is damaged"):
+            load(f"folder:{tmp_path / 'one'}", known=damaged)
 
 
 # ---- names from outside

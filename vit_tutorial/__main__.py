@@ -230,20 +230,24 @@ def run_train(args: argparse.Namespace) -> None:
 
 def usual_out(args: argparse.Namespace, kind: str) -> Path:
     """The folder of a run that is not told where to go, named after its data."""
-    name = Path((args.data or "").removeprefix("folder:")).expanduser().resolve().name
+    name = Path((args.data or "").removeprefix("folder:")).expanduser().resolve().name[:60]
     return Path("runs") / f"{kind}{name}-seed{args.seed}"
 
 
-def advise(args: argparse.Namespace, why: str) -> None:
-    """A note on standard error on somebody's own images: why, and what is worth a try."""
+def advise(args: argparse.Namespace, why: str, *others: str) -> None:
+    """A note on standard error on somebody's own images: why, and what is worth a try.
+
+    First weights of timm, where it is installed and a network is there.
+    """
     if not args.data.startswith("folder:"):
         return
     data = shlex.quote(args.data)
+    ways = [f"vit-tutorial {way} --data {data}" for way in others]
     large = f"vit-tutorial finetune --data {data} --weights timm:vit_tiny_patch16_224"
-    first, second = f"vit-tutorial train --data {data}", f"{large} (needs timm and a network)"
-    if find_spec("timm") and reachable():
-        first, second = large, first
-    print(f"vit-tutorial: note: {why}; try {shown(first)}, or {shown(second)}", file=sys.stderr)
+    there = find_spec("timm") and reachable()
+    ways = [large, *ways] if there else [*ways, f"{large} (needs timm and a network)"]
+    said = f"{why}; try {', or '.join(ways)}"
+    print(f"vit-tutorial: note: {shown(said, 2000)}", file=sys.stderr)
 
 
 def reachable() -> bool:
@@ -316,9 +320,8 @@ def run_finetune(args: argparse.Namespace) -> None:
         raise ValueError("--layer-decay has no meaning with --frozen: only the head is trained")
     args.out = args.out or usual_out(args, "finetune-")
     if not fit(args, finetune_run, write_report, ("report.html",)):
-        advise(
-            args, f"that is not surely better: what {shown(args.weights)} knows does not help here"
-        )
+        why = f"that is not surely better: what {shown(args.weights)} knows helps little here"
+        advise(args, why, "train")
 
 
 def finetune_run(args: argparse.Namespace) -> Run:
@@ -332,7 +335,7 @@ def finetune_run(args: argparse.Namespace) -> Run:
     )
     data = own_data(args, prepared=preparation)
     if args.weights == "mnist" and not args.resume:
-        advise(args, "the shipped weights know grey digits alone, which helps little elsewhere")
+        advise(args, "these weights know grey digits alone, which helps little elsewhere", "train")
     recipe = finetune_recipe(args, len(data.train))
     recipes.check_memory(replace(config, classes=len(data.classes)), recipe, args.frozen)
     train, val, test = map(preparation.split, (data.train, data.val, data.test))

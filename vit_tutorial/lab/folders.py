@@ -7,7 +7,8 @@ from base64 import b64decode, b64encode
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from hashlib import blake2b
+from functools import partial
+from hashlib import blake2b, file_digest
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +74,10 @@ class Files(Dataset[Tensor]):
 
     def read(self, path: Path) -> UInt8[Tensor, "C H W"]:
         """One image from its file; ValueError names a file that cannot be read."""
+        if not self.exact:
+            return self.prepared.bytes(path)
         (H, W), image = self.prepared.height_width, read_image(path)
-        if self.exact and image.size != (W, H):
+        if image.size != (W, H):
             raise ValueError(
                 f"{shown(path)} has {image.size} pixels, the first image has {(W, H)}: "
                 "give an image size to bring all to one"
@@ -141,8 +144,8 @@ class FolderData(Data):
     @property
     def copies(self) -> int:
         """How many test images are exact copies of training images."""
-        seen = set(unpacked(self.files["train"]))
-        return sum(one in seen for one in unpacked(self.files["test"]))
+        seen = set(unpacked(self.files, "train"))
+        return sum(one in seen for one in unpacked(self.files, "test"))
 
 
 def load(
@@ -312,7 +315,7 @@ def remembered(
     listed: Mapping[str, list[Listed]], hashes: Mapping[Path, bytes], known: Mapping[str, str]
 ) -> Parts:
     """Train, val and test: the files of an earlier training, and all others to test."""
-    train, val = (set(unpacked(known[split])) for split in SPLITS[:2])
+    train, val = (set(unpacked(known, split)) for split in SPLITS[:2])
     everything = [image for part in listed.values() for image in part]
     return [
         [image for image in everything if hashes[image[0]] in train],
@@ -323,7 +326,8 @@ def remembered(
 
 def hash_of(path: Path) -> bytes:
     """Eight bytes that two files share only if their contents are the same."""
-    return blake2b(path.read_bytes(), digest_size=8).digest()
+    with path.open("rb") as file:
+        return file_digest(file, partial(blake2b, digest_size=8)).digest()
 
 
 def packed(part: list[Listed], hashes: Mapping[Path, bytes]) -> str:
@@ -331,9 +335,14 @@ def packed(part: list[Listed], hashes: Mapping[Path, bytes]) -> str:
     return b64encode(b"".join(sorted(hashes[path] for path, _ in part))).decode()
 
 
-def unpacked(text: str) -> list[bytes]:
-    """The hashes that `packed` wrote."""
-    content = b64decode(text)
+def unpacked(files: Mapping[str, str], split: str) -> list[bytes]:
+    """The hashes that `packed` wrote for a split; ValueError for what it has not written."""
+    try:
+        content = b64decode(files[split])
+    except (LookupError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"the list of the files of an earlier training is damaged: {error}"
+        ) from error
     return [content[i : i + 8] for i in range(0, len(content), 8)]
 
 
@@ -349,7 +358,7 @@ def seen_before(parts: Parts, hashes: Mapping[Path, bytes], known: Mapping[str, 
         )
     if not test:
         raise ValueError("every image was seen in training or validation: none is left to test")
-    old = set(unpacked(known["test"]))
+    old = set(unpacked(known, "test"))
     new = sum(hashes[path] not in old for path, _ in test)
     return (
         f"{len(train)} images were seen in training and {len(val)} in validation; of the "

@@ -58,6 +58,8 @@ def find_images(folder: Path) -> tuple[list[str], dict[str, list[Listed]]]:
                 f"only one of them has {differ}"
             )
         listed[split] = [(path, k) for k, c in enumerate(names) for path in found[split][c]]
+    if not classes:
+        raise ValueError(f"{shown(folder)} holds no class: expected one sub-folder for each")
     return classes, listed
 
 
@@ -165,7 +167,7 @@ def is_class(folder: Path, images: list[Path]) -> bool:
     if not any(path.parent == folder for path in images):
         inner = ", ".join(map(shown, sub_folders(folder)[:3]))
         raise ValueError(
-            f"{shown(folder)} holds only folders ({inner}): expected the images of a class; "
-            "give folder:PATH of the folder whose sub-folders are the classes"
+            f"{shown(folder)} holds only folders ({inner}) and no image of its own: if those are "
+            f"the classes, give folder:{shown(folder)}, else move the images up"
         )
     return True

@@ -50,7 +50,7 @@ class Run(NamedTuple):
 
     def described(self) -> dict[str, str]:
         """Data and model in words."""
-        (model, data), (H, W) = self[1:3], self.model.config.height_width
+        (model, data, recipe), (H, W) = self[1:], self.model.config.height_width
         rows, cols = model.config.grid
         head = f"{self.args.weights} with a new head for " if "weights" in self.args else ""
         return {
@@ -58,6 +58,8 @@ class Run(NamedTuple):
             f"validate, {len(data.test)} to test",
             "Model": f"{head}{len(data.classes)} classes, images of {H} x {W} pixels in {rows} x "
             f"{cols} patches, {count(model):,} parameters, {trainable(model):,} of them trained",
+            "Recipe": f"{recipe.epochs} epochs in batches of {recipe.batch_size}, by "
+            f"{recipe.optimizer}, changed by {recipe.augmentation} {recipe.augment}",
         }
 
     def told(self) -> dict[str, dict[str, Any]]:
@@ -166,6 +168,9 @@ def locked(out: Path) -> Iterator[None]:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise ValueError(f"another training is at work in {out}: give another --out") from error
+        for name in WRITTEN:  # what a process left that was killed while it wrote
+            for left in out.glob(f".{name}.????????"):
+                left.unlink(missing_ok=True)
         try:
             yield
         finally:
@@ -183,9 +188,6 @@ def saved(args: argparse.Namespace, names: tuple[str, ...]) -> tuple[State | Non
         return None, {"history": [], "command": args.command}
     if not file.exists():
         raise ValueError(f"{args.out} holds nothing to resume: start without --resume")
-    for name in WRITTEN:  # what a process left that was killed while it wrote
-        for left in args.out.glob(f".{name}.????????"):
-            left.unlink(missing_ok=True)
     state, about = load_state(file)
     if missing := {"command", "history", "options", "settings"} - set(about):
         raise ValueError(f"{file} is not of a run like this one: it says no {sorted(missing)}")
