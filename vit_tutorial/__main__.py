@@ -238,7 +238,7 @@ def run_train(args: argparse.Namespace) -> None:
 
 def usual_out(args: argparse.Namespace, kind: str) -> Path:
     """The folder of a run that is not told where to go, named after its data."""
-    name = Path((args.data or "").removeprefix("folder:")).expanduser().resolve().name
+    name = Path((args.data or "").removeprefix("folder:")).expanduser().resolve().name[:60]
     return Path("runs") / f"{kind}{name}-seed{args.seed}"
 
 
@@ -344,9 +344,9 @@ def finetune_run(args: argparse.Namespace) -> Run:
     data = own_data(args, prepared=preparation)
     if args.weights == "mnist" and not args.resume:
         advise(args, "these weights know grey digits alone, which helps little elsewhere", "train")
-    train, val, test = map(preparation.split, (data.train, data.val, data.test))
     recipe = finetune_recipe(args, len(data.train))
     recipes.check_memory(replace(config, classes=len(data.classes)), recipe, args.frozen)
+    train, val, test = map(preparation.split, (data.train, data.val, data.test))
     model = transfer(old, len(data.classes), size, args.frozen)
     return Run(args, model, replace(data, train=train, val=val, test=test), recipe)
 
@@ -458,7 +458,8 @@ def check_maps(args: argparse.Namespace) -> None:
     if path.suffix.lower() not in (".png", ".pdf", ".svg", ".jpg"):
         raise ValueError(f"--maps {path}: expected a name that ends in .png, .pdf, .svg or .jpg")
     if path.is_dir() or not path.parent.is_dir():
-        raise ValueError(f"--maps {path}: no such folder: {path.parent}")
+        wrong = "it is a folder" if path.is_dir() else f"no such folder: {path.parent}"
+        raise ValueError(f"--maps {path}: {wrong}")
     if path.exists() and any(image.exists() and path.samefile(image) for image in args.images):
         raise ValueError(f"--maps {path} is one of the images: give another name")
 

@@ -1,6 +1,7 @@
 """Tensors out of files that others wrote: what is wrong in one is a ValueError that names it."""
 
 import json
+import os
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -29,7 +30,7 @@ def reading(path: str | Path) -> Iterator[None]:
 
     Raises ValueError as well if there is no such file.
     """
-    if not Path(path).is_file():
+    if not os.path.isfile(path):  # also where it is no possible name
         raise ValueError(f"no such checkpoint: {shown(path)}")
     start = f"cannot read {shown(path)}: "
     try:

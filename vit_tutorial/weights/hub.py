@@ -1,6 +1,7 @@
 """Models by name or path: shipped with the package, in a file, or published by another library."""
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -70,10 +71,10 @@ def find(name: str | Path) -> Path:
     The name of a shipped model wins over a file or folder that is called the same.
     """
     path = Path(name)
-    outside = path.exists() or path.suffix or len(path.parts) > 1
+    outside = os.path.exists(path) or path.suffix or len(path.parts) > 1
     if str(name) in checkpoint.pretrained_names() or not outside:
         return checkpoint.pretrained_path(str(name))
-    return in_folder(path) if path.is_dir() else path
+    return in_folder(path) if os.path.isdir(path) else path
 
 
 def in_folder(folder: Path) -> Path:
