@@ -333,7 +333,7 @@ def test_no_damaged_or_foreign_state_is_ever_taken_for_a_whole_one(whole, tmp_pa
     others = [(tmp_path / "pickle").read_bytes(), (whole / "model.safetensors").read_bytes()]
     for damaged in [b"", *(content[: len(content) * i // 20] for i in range(20)), *others]:
         file.write_bytes(damaged)
-        with pytest.raises(ValueError, match=f"{file} (is not a whole|has format)"):
+        with pytest.raises(ValueError, match=f"cannot read {file}: "):
             load_state(file)
     for _ in range(200):
         damaged = bytearray(content)
@@ -348,7 +348,8 @@ def test_a_flipped_bit_in_the_weights_is_noticed(whole, tmp_path, capsys):
     content[-100] ^= 4
     (tmp_path / "model.safetensors").write_bytes(content)
     said = refused(capsys, "evaluate", "--weights", tmp_path / "model.safetensors")
-    assert "model.safetensors is damaged: its SHA-256 is" in said
+    assert "model.safetensors: " in said
+    assert "its SHA-256 is" in said
 
 
 @pytest.mark.parametrize("name", ["state.safetensors", "model.safetensors", "metrics.jsonl"])
