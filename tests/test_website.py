@@ -91,3 +91,17 @@ def test_a_picture_waits_in_a_place_of_its_shape(tmp_path):
     found = website.IMAGE.search('<p><img alt="a" src="a.png" style="width: 320px"></p>')
     tag = website.waiting(tmp_path / "page.html", found)
     assert tag.startswith('<img loading="lazy" width="320" height="100" alt="a"')
+
+
+def test_a_translation_leads_to_the_book_where_it_has_no_page_of_its_own():
+    text = ["see [02](../../book/02_projection.ipynb) {cite:p}`someone2021` and [here](index.md)"]
+    website.leave_translation(None, "translations/es/index", text)
+    assert "<a href='../../book/02_projection.html'>02</a>" in text[0]
+    assert "cite" not in text[0]
+    assert "[here](index.md)" in text[0]
+
+
+def test_a_page_and_its_translation_lead_to_each_other():
+    assert website.languages("book/index") == [("Español", "../translations/es/index.html")]
+    assert website.languages("translations/es/index") == [("English", "../../book/index.html")]
+    assert website.languages("book/05_attention_heads") == []

@@ -186,6 +186,18 @@ def fold(app: Any, page: str, source: list[str]) -> None:
     source[0] = json.dumps(notebook)
 
 
+def leave_translation(app: Any, page: str, source: list[str]) -> None:
+    """Let a translation's links to chapters and works that it lacks lead into the book."""
+    if page.startswith("translations/"):
+        text = re.sub(
+            r"\[([^\]]+)\]\((\.\./\.\./book/\w+)\.(?:ipynb|md)\)",
+            r"<a href='\2.html'>\1</a>",
+            source[0],
+        )
+        works = "<a href='../../book/bibliography.html'>[*]</a>"
+        source[0] = re.sub(r"{cite:\w}`[^`]+`", works, text)
+
+
 def only_imports(words: str, cell: dict[str, Any]) -> bool:
     """Whether a code cell imports and does nothing else."""
     if cell["cell_type"] != "code" or "%" in words or cell.get("outputs"):
@@ -311,6 +323,7 @@ def setup(app: Any) -> dict[str, Any]:
     app.add_html_math_renderer("mathml", (inline_math, None), (block_math, None))
     app.connect("config-inited", configure, priority=9)
     app.connect("source-read", fold)
+    app.connect("source-read", leave_translation)
     app.connect("html-page-context", describe, priority=995)
     app.connect("build-finished", finish)
     return {"version": "1.0", "parallel_read_safe": True, "parallel_write_safe": True}
