@@ -362,6 +362,6 @@ def seen_before(parts: Parts, hashes: Mapping[Path, bytes], known: Mapping[str, 
     old = set(unpacked(known, "test"))
     new = sum(hashes[path] not in old for path, _ in test)
     return (
-        f"{len(train)} images were seen in training and {len(val)} in validation; of the "
-        f"{len(test)} to test, {new} are new since then"
+        f"{len(train)} images were seen in training, {len(val)} in validation; {len(test)} are "
+        f"left to test, {new} of them new since then"
     )
