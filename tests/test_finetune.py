@@ -131,8 +131,8 @@ def test_evaluation_gives_the_figure_that_finetuning_printed(run, photos, capsys
     said = capsys.readouterr()
     assert f"accuracy {card['test_accuracy']:.2%} (" in said.out
     assert said.err == (
-        f"{photos}: 27 images were seen in training and 3 in validation; of the 6 to test, 0 are "
-        "new since then\n"
+        f"{photos}: 27 images were seen in training, 3 in validation; 6 are left to test, 0 of "
+        "them new since then\n"
     )
 
 

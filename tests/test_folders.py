@@ -646,8 +646,8 @@ def test_a_grown_folder_is_split_as_it_was_with_all_that_is_new_to_test(
     Image.new("RGB", (6, 4), (1, 2, 3)).save(tmp_path / "cat" / "new.png")
     capsys.readouterr()
     again = read(name, seed=7, known=first.files)
-    said = f"{len(first.train)} images were seen in training and 2 in validation; of the 9 to test"
-    assert capsys.readouterr().err == f"{tmp_path}: {said}, 1 are new since then\n"
+    said = f"{len(first.train)} images were seen in training, 2 in validation; 9 are left to test"
+    assert capsys.readouterr().err == f"{tmp_path}: {said}, 1 of them new since then\n"
     for one, other in zip(splits(first)[:2], splits(again)[:2], strict=True):
         assert each_image(one) == each_image(other)
     (new,) = each_image(again.test) - each_image(first.test)

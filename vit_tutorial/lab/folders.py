@@ -237,12 +237,13 @@ def images_of(drafts: list[Split]) -> Iterator[UInt8[Tensor, "B C H W"]]:
     So a file that cannot be read is named before training, not when its turn comes.
     """
     drafts = [draft for draft in drafts if len(draft)]
-    parts = [torch.arange(len(draft)).split(100) for draft in drafts]
+    some = min(100, 2**26 // math.prod(drafts[0].images.shape[1:]) or 1)  # of large images few
+    parts = [torch.arange(len(draft)).split(some) for draft in drafts]
     if isinstance(drafts[0], FileSplit):
         for draft, rows in zip(drafts, parts, strict=True):
             for _ in progress(draft.read(rows), "reading every image once", len(rows)):
                 pass
-        parts = [torch.arange(len(drafts[0]))[:SAMPLE].split(100)]  # in random order already
+        parts = [torch.arange(len(drafts[0]))[:SAMPLE].split(some)]  # in random order already
     return drafts[0].read(parts[0])
 
 
@@ -361,6 +362,6 @@ def seen_before(parts: Parts, hashes: Mapping[Path, bytes], known: Mapping[str, 
     old = set(unpacked(known, "test"))
     new = sum(hashes[path] not in old for path, _ in test)
     return (
-        f"{len(train)} images were seen in training and {len(val)} in validation; of the "
-        f"{len(test)} to test, {new} are new since then"
+        f"{len(train)} images were seen in training, {len(val)} in validation; {len(test)} are "
+        f"left to test, {new} of them new since then"
     )
