@@ -596,14 +596,25 @@ def test_a_folder_without_a_name_or_an_owner_is_refused(name):
         load(name)
 
 
-def test_exact_copies_across_splits_are_said(tmp_path, capsys):
+@pytest.mark.parametrize("apart", [False, True])
+def test_exact_copies_across_splits_are_said_and_left_out_if_asked(tmp_path, capsys, apart):
     write_folder(tmp_path / "train", count=4)
     write_folder(tmp_path / "test", count=6)
-    load(f"folder:{tmp_path}")
+    loaded = load(f"folder:{tmp_path}", apart=apart)
     said = capsys.readouterr().err
     assert said.count("\n") == 1
-    assert re.search(r"(6|7) images to validate or test are exact copies of training images", said)
-    assert re.search(r"as \S*test.cat.\d.png of \S*train.cat.\d.png: figures on them", said)
+    assert f"{tmp_path}: 8 images to validate or test are exact copies of images that" in said
+    assert re.search(r"as \S*test.cat.\d.png of \S*train.cat.\d.png: (figures|left out)", said)
+    assert counts(loaded) == [[3, 3], [1, 1], [2, 2] if apart else [6, 6]]
+    again = load(f"folder:{tmp_path}", known=loaded.files)
+    assert counts(again)[2] == [2, 2]
+    assert loaded.copies == (0 if apart else 6)
+
+
+def test_a_split_of_nothing_but_copies_is_kept(tmp_path):
+    write_folder(tmp_path / "train", count=4)
+    write_folder(tmp_path / "test", count=3)
+    assert counts(load(f"folder:{tmp_path}", apart=True))[2] == [3, 3]
 
 
 def test_images_larger_than_asked_or_of_several_sizes_are_brought_to_one_size(tmp_path):

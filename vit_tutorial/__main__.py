@@ -277,7 +277,7 @@ def new_run(args: argparse.Namespace) -> Run:
 
 def own_data(args: argparse.Namespace, **reading: Any) -> Data:
     """The data set to train on; ValueError unless there are classes to tell apart."""
-    data = load(args.data, args.root, args.seed, **reading)
+    data = load(args.data, args.root, args.seed, apart=True, **reading)
     if len(data.classes) < 2:
         raise ValueError(
             f"{shown(data.name)} has one class, {shown(data.classes[0])!r}: expected at least two"

@@ -156,6 +156,7 @@ def load(
     known: Mapping[str, str] | None = None,
     prepared: Preprocessing | None = None,
     at_most: int | None = None,
+    apart: bool = False,
 ) -> Data:
     """A data set by name: "folder:PATH", or any name that `vit_tutorial.data.load` knows.
 
@@ -168,6 +169,8 @@ def load(
     With `prepared` they are read as that says instead, in its channels and size.
     With `known`, the `files` of an earlier `FolderData`, each file is in the split where it was
     then, and whatever was neither trained on nor validated is for testing.
+    With `apart`, exact copies of training images are left out of the other splits, and of those
+    to validate out of those to test, unless nothing would be left.
     Raises ValueError for an unknown name, an empty folder, an unreadable image, and a class with
     too few images to be in every split.
     """
@@ -181,7 +184,7 @@ def load(
         if name == "folder:":
             raise ValueError("no folder is named: expected folder:PATH")
         folder = Path(name.removeprefix("folder:")).expanduser()
-        return load_folder(folder, seed, image_size, known, prepared, at_most)
+        return load_folder(folder, seed, image_size, known, prepared, at_most, apart)
     except (OSError, RuntimeError) as error:  # a folder that may not be read, an unknown ~user
         raise ValueError(f"cannot read {shown(name)}: {error}") from error
 
@@ -193,14 +196,21 @@ def load_folder(
     known: Mapping[str, str] | None,
     prepared: Preprocessing | None,
     at_most: int | None,
+    apart: bool,
 ) -> FolderData:
     """The images of a folder in three splits, with the mean and std of the training pixels."""
     check_size(prepared.height_width if prepared else image_size)
     classes, listed = find_images(folder)
     paths = sorted(path for part in listed.values() for path, _ in part)
     hashes = {path: hash_of(path) for path in progress(paths, "reading files")}
-    parts = split_up(listed, seed) if known is None else remembered(listed, hashes, known)
-    note(folder, seen_before(parts, hashes, known))
+    if known is None:
+        parts = split_up(listed, seed)
+        copies = copies_across(parts, hashes)
+        if apart:
+            parts = [[one for one in part if one[0] not in copies] or part for part in parts]
+        note(folder, said_of_copies(copies, apart))
+    else:
+        parts = remembered(folder, listed, hashes, known)
     files = (
         Files(paths, prepared)
         if prepared
@@ -312,17 +322,49 @@ def split_up(listed: Mapping[str, list[Listed]], seed: int) -> Parts:
     return [rest, val, test]
 
 
+def copies_across(parts: Parts, hashes: Mapping[Path, bytes]) -> dict[Path, Path]:
+    """The images that are exact copies of one in an earlier split, each with that one."""
+    earlier: dict[bytes, Path] = {}
+    found: dict[Path, Path] = {}
+    for part in parts:
+        found |= {path: earlier[hashes[path]] for path, _ in part if hashes[path] in earlier}
+        earlier |= {hashes[path]: path for path, _ in part}
+    return found
+
+
+def said_of_copies(copies: Mapping[Path, Path], left_out: bool) -> str:
+    """What there is to say of copies across splits; nothing of none."""
+    if not copies:
+        return ""
+    one, other = next(iter(copies.items()))
+    so = "left out" if left_out else "figures on them say little"
+    return (
+        f"{len(copies)} images to validate or test are exact copies of images that training sees "
+        f"before, as {shown(one)} of {shown(other)}: {so}"
+    )
+
+
 def remembered(
-    listed: Mapping[str, list[Listed]], hashes: Mapping[Path, bytes], known: Mapping[str, str]
+    folder: Path,
+    listed: Mapping[str, list[Listed]],
+    hashes: Mapping[Path, bytes],
+    known: Mapping[str, str],
 ) -> Parts:
-    """Train, val and test: the files of an earlier training, and all others to test."""
-    train, val = (set(unpacked(known, split)) for split in SPLITS[:2])
+    """Train, val and test: the files of an earlier training, and all others to test.
+
+    One line on standard error says how many; ValueError if none is left to test.
+    """
+    seen, validated, tested = (set(unpacked(known, split)) for split in SPLITS)
     everything = [image for part in listed.values() for image in part]
-    return [
-        [image for image in everything if hashes[image[0]] in train],
-        [image for image in everything if hashes[image[0]] in val - train],
-        [image for image in listed.get("test", everything) if hashes[image[0]] not in train | val],
-    ]
+    rest = [i for i in listed.get("test", everything) if hashes[i[0]] not in seen | validated]
+    if not rest:
+        raise ValueError("every image was seen in training or validation: none is left to test")
+    train = [image for image in everything if hashes[image[0]] in seen]
+    val = [image for image in everything if hashes[image[0]] in validated - seen]
+    new = sum(hashes[path] not in tested for path, _ in rest)
+    words = f"{len(train)} images were seen in training, {len(val)} in validation; {len(rest)} are "
+    note(folder, f"{words}left to test, {new} of them new since then")
+    return [train, val, rest]
 
 
 def hash_of(path: Path) -> bytes:
@@ -345,23 +387,3 @@ def unpacked(files: Mapping[str, str], split: str) -> list[bytes]:
             f"the list of the files of an earlier training is damaged: {error}"
         ) from error
     return [content[i : i + 8] for i in range(0, len(content), 8)]
-
-
-def seen_before(parts: Parts, hashes: Mapping[Path, bytes], known: Mapping[str, str] | None) -> str:
-    """What there is to say of copies across splits, or of a folder since an earlier training."""
-    (train, val, test), trained = parts, {hashes[path]: path for path, _ in parts[0]}
-    if known is None:
-        copies = [path for path, _ in val + test if hashes[path] in trained]
-        twin = shown(trained[hashes[copies[0]]]) if copies else ""
-        return twin and (
-            f"{len(copies)} images to validate or test are exact copies of training images, as "
-            f"{shown(copies[0])} of {twin}: figures on them say little"
-        )
-    if not test:
-        raise ValueError("every image was seen in training or validation: none is left to test")
-    old = set(unpacked(known, "test"))
-    new = sum(hashes[path] not in old for path, _ in test)
-    return (
-        f"{len(train)} images were seen in training, {len(val)} in validation; {len(test)} are "
-        f"left to test, {new} of them new since then"
-    )
