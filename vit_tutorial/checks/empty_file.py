@@ -115,8 +115,8 @@ def check_vit_class(cls: type[nn.Module]) -> bool:
         *((each_block(block_with(mistake)), f"in its attention: {hint}")
           for mistake, hint in head_mistakes()),
     ]  # fmt: skip
-    configs = [ViTConfig(8, 4, 3, 5, 2, 16, 24, 2), ViTConfig(12, 4, 1, 3, 1, 12, 16, 3),
-               ViTConfig(9, 3, 2, 4, 3, 8, 16, 4)]  # fmt: skip
+    configs = [ViTConfig(8, 4, 3, 5, 2, 8, 16, 2), ViTConfig(12, 4, 1, 3, 1, 12, 16, 3),
+               ViTConfig(9, 3, 2, 4, 2, 8, 16, 4)]  # fmt: skip
     trials = [
         ((c,), torch.randn(B, c.channels, *c.height_width))
         for c, B in zip(configs, (2, 1, 3), strict=True)
