@@ -5,6 +5,7 @@ gradient are in `attention_maps`.
 """
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from einops import rearrange
@@ -12,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from vit_tutorial.attention import attention_weights
+from vit_tutorial.encoder import EncoderBlock
 from vit_tutorial.model import VisionTransformer
 from vit_tutorial.patches import patchify, unpatchify
 
@@ -40,7 +42,7 @@ def relevance(
     """
     with torch.enable_grad():
         z, maps = model.embedding(images), []
-        for block in model.encoder.blocks:
+        for block in cast(list[EncoderBlock], list(model.encoder.blocks)):
             q, k, v = block.attention.split_heads(block.norm1(z))
             maps.append(attention_weights(q, k))
             read = rearrange(maps[-1] @ v, "B h T d -> B T (h d)")
