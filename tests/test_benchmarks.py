@@ -15,6 +15,7 @@ from vit_tutorial.benchmarks import (
     attention_kernel,
     data_scaling,
     few_shot,
+    growth,
     import_time,
     ladder,
     mnist,
@@ -28,6 +29,8 @@ from vit_tutorial.data import Data, Split, load
 from vit_tutorial.lab.recipes import PRESETS, SMALL, model_config
 from vit_tutorial.model import VisionTransformer, ViTConfig
 from vit_tutorial.train import TrainConfig, train
+from vit_tutorial.weights.checkpoint import unpack
+from vit_tutorial.weights.hub import from_checkpoint
 
 NAMES = sorted(path.stem for path in Path(records.FOLDER.parent).glob("*.py"))
 COMMANDS = [name for name in NAMES if name not in ("__init__", "record")]
@@ -334,3 +337,30 @@ def test_the_import_is_measured_against_the_libraries(monkeypatch, tmp_path, pac
 
 def test_an_import_takes_time():
     assert import_time.seconds("import json") > 0
+
+
+# ---- growth
+
+
+def test_growth_keeps_the_positions_of_its_steps_and_a_whole_model(monkeypatch, tmp_path, digits):
+    tiny = ViTConfig(28, 14, 1, 10, 1, 8, 16, 2)
+    monkeypatch.setattr(growth, "images", lambda name, root: few(digits, 128))
+    monkeypatch.setattr(growth, "SHAPES", {"digits": ("", tiny, 2), "colour": ("", tiny, 2)})
+    monkeypatch.setattr(growth, "KEPT", (0, 2))
+    for name in ("POSITIONS", "COLOUR"):
+        monkeypatch.setattr(growth, name, tmp_path / f"{name}.safetensors")
+    assert growth.run("digits", 0, None)["steps"] == growth.run("colour", 0, None)["steps"] == 2
+    tables, _ = unpack(growth.POSITIONS, growth.FORMAT)
+    assert set(tables) == {"positions.0", "positions.2"}
+    assert not torch.equal(tables["positions.0"], tables["positions.2"])
+    model, preparation = from_checkpoint(growth.COLOUR)
+    assert torch.equal(model.embedding.positions, tables["positions.2"])  # the same steps
+    assert preparation.classes == tuple(digits.classes)
+
+
+def test_what_growth_keeps_comes_with_the_package():
+    tables, _ = unpack(growth.POSITIONS, growth.FORMAT)
+    assert set(tables) == {f"positions.{step}" for step in growth.KEPT}
+    model, _ = from_checkpoint(growth.COLOUR)
+    assert model.config == growth.SHAPES["colour"][1]
+    assert growth.POSITIONS.stat().st_size + growth.COLOUR.stat().st_size < 200_000

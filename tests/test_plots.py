@@ -16,7 +16,7 @@ from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch
 from matplotlib.text import Text
 from PIL import Image
 
-from vit_tutorial.figures import diagrams, page, palette, plots
+from vit_tutorial.figures import diagrams, inside, page, palette, plots
 from vit_tutorial.figures.model_map import LIT, draw_map, inches, model_map, svg_map, where_we_are
 
 DIGIT = torch.zeros(1, 28, 28)
@@ -310,6 +310,24 @@ def test_each_panel_of_positions_is_one_patch_and_zero_is_the_page(ax):
     np.testing.assert_allclose(middle, to_rgb(plots.colour("paper")), atol=0.02)
 
 
+def test_filters_lie_apart_on_one_scale_in_blue_and_rust_or_in_their_colours(ax):
+    filters = torch.tensor([[1.0, 0], [0, -0.5]]).view(2, 1, 1, 2).repeat(1, 1, 2, 1)
+    inside.show_filters(ax, filters, columns=2)
+    colour = torch.tensor([[1.0, 0, -1]]).view(1, 3, 1, 1).expand(1, 3, 2, 2)
+    inside.show_filters(ax, colour, columns=1)
+    blue, grey = arrays(ax)
+    assert blue.shape == (8, 18, 3)
+    ends = plots.amounts(signed=True)([1.0, 0.5, 0.5, 0.25])[:, :3]
+    np.testing.assert_allclose(blue[0, [0, 7, 13, 17]], ends, atol=0.01)
+    np.testing.assert_allclose(grey[0, 0], [1, 0.5, 0])
+
+
+def test_dots_of_heads_stand_beside_the_range_of_their_controls(ax):
+    inside.show_by_block(ax, torch.tensor([[1.0, 2], [3, 4]]), torch.tensor([[0.0, 5], [1, 2]]))
+    assert [line.get_ydata().tolist() for line in ax.lines] == [[1, 3], [2, 4]]
+    assert [(bar.get_y(), bar.get_height()) for bar in ax.patches] == [(0, 5), (1, 1)]
+
+
 def test_confusion_writes_what_is_not_zero_and_colours_errors_only(ax):
     plots.show_confusion(ax, torch.tensor([[980, 0, 2], [0, 7, 0], [1, 0, 30]]), "abc")
     assert words(ax) == ["980", "2", "7", "1", "30"]
@@ -425,8 +443,8 @@ def test_the_words_of_a_diagram_lie_apart_and_on_the_page_of_a_desk_and_of_a_pho
     drawn = []
     monkeypatch.setattr(page, "stored", lambda figure, png: drawn.append(figure) or b"")
     DIAGRAMS[name]()
-    assert [figure.get_figwidth() for figure in drawn] == [6.6, 3.58, 6.6, 3.58]
-    for figure in drawn[:2]:
+    assert [figure.get_figwidth() for figure in drawn] == [6.6, 6.6, 3.58]
+    for figure in drawn:
         placed = extents(figure)
         assert crowded(placed) == []
         assert cut_off(placed, figure.bbox) == []
@@ -449,10 +467,10 @@ def test_a_figure_for_the_page_has_a_picture_for_each_mode_and_width():
     )
     bundle = figure._repr_mimebundle_()
     assert set(bundle) == {"image/png", page.MIME, "text/plain"}
-    assert set(bundle[page.MIME]) == {"phone-light", "wide-dark", "phone-dark"}
+    assert set(bundle[page.MIME]) == {"phone-light", "wide-dark"}
     sizes = {name: Image.open(io.BytesIO(data)) for name, data in figure.pictures.items()}
     assert sizes["wide-light"].format == "PNG"
-    assert sizes["phone-dark"].size == (200, 400)
+    assert sizes["phone-light"].size == (150, 300)
     corners = [sizes[name].convert("RGB").getpixel((0, 0)) for name in ("wide-light", "wide-dark")]
     assert corners == [(255, 255, 255), (18, 18, 18)]
 

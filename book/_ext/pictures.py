@@ -7,8 +7,8 @@
        :alt: The whole model, from image to probabilities.
        ```
 
-2. A figure made by `vit_tutorial.figures.page.for_page` comes with its dark picture and with those
-   for a phone: the page shows the one that fits.
+2. A figure made by `vit_tutorial.figures.page.for_page` comes with its dark picture and with one
+   for a phone, which is light: the page shows the one that fits.
 """
 
 import json
@@ -38,7 +38,8 @@ class ModelMap(SphinxDirective):
         self.env.note_dependency(model_map.__file__)
         (piece,), there = self.arguments, self.env.found_docs
         address = self.env.app.builder.get_relative_uri
-        pages = {name: f"book/{name}" for name in model_map.AREAS if f"book/{name}" in there}
+        pages = {name: f"book/{name}" for name in model_map.AREAS}
+        pages = {n: p for n, p in pages.items() if p in there and p != self.env.docname}
         if self.env.app.builder.format != "html":
             return []
         links = {name: address(self.env.docname, page) for name, page in pages.items()}
@@ -84,8 +85,8 @@ def in_both_modes(img: str, others: dict[str, str]) -> str:
     parts = []
     for mode in ("light", "dark"):
         shown = re.sub(r'\.png"', f'-wide-{mode}.webp"', img) if mode == "dark" else img
-        phone = re.search(r'src="([^"]*)\.png"', img)[1] + f"-phone-{mode}.webp"  # type: ignore[index]
-        source = f'<source media="{PHONE}" srcset="{phone}">' if f"phone-{mode}" in others else ""
+        phone = re.search(r'src="([^"]*)\.png"', img)[1] + "-phone-light.webp"  # type: ignore[index]
+        source = f'<source media="{PHONE}" srcset="{phone}">' if "phone-light" in others else ""
         lazy = shown.replace("<img ", '<img loading="lazy" ')
         parts.append(f'<picture class="only-{mode}">{source}{lazy}</picture>')
     return "".join(parts)

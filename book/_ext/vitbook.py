@@ -18,6 +18,7 @@ from typing import Any
 
 import measured
 import pictures
+import widgets
 
 TAG = "map:"
 
@@ -51,6 +52,7 @@ def show_maps(app: Any, docname: str, source: list[str]) -> None:
             if "image/png" in output.get("data", {}):
                 image = cell["metadata"].setdefault("mystnb", {}).setdefault("image", {})
                 image.setdefault("width", f"{png_width(output['data']['image/png']) // 2}px")
+    notebook["cells"] = widgets.with_widgets(notebook["cells"])
     source[0] = json.dumps(notebook)
 
 

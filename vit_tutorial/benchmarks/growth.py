@@ -36,7 +36,7 @@ KEPT = (0, 25, 50, 100, 200, 400, 800)  # steps after which the positions are ke
 BATCH, RATE = 128, 2e-3
 SHAPES = {
     "digits": ("mnist", ViTConfig(28, 4, 1, 10, 6, 64, 128, 4), 800),
-    "colour": ("cifar10", ViTConfig(32, 4, 3, 10, 3, 48, 96, 4), 1200),
+    "colour": ("cifar10", ViTConfig(32, 4, 3, 10, 3, 48, 96, 4), 2000),
 }
 
 

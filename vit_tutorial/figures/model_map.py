@@ -30,6 +30,7 @@ LIT = {  # what each chapter is about
     "encoder": {"frame", "norm", "attention", "mlp", "+"},
     "head": {"read", "head"},
     "training": set(),
+    "learned": {"projection", "positions", "attention", "read"},
     "attention_maps": {"image", "patches", "attention", "maps"},
 }
 WIDE = ((5, 104), (317, 104), (573, 104))  # where each of the three parts begins

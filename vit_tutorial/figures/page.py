@@ -11,8 +11,9 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
+from PIL import Image
 
-from vit_tutorial.figures.palette import MODES, Number, paper
+from vit_tutorial.figures.palette import Number, paper
 
 MIME = "application/vnd.vit-tutorial.figure+json"
 Inches = tuple[Number, Number]
@@ -36,20 +37,27 @@ def for_page(
     """Let `draw(figure, stacked)` draw light and dark; with `phone`, once more for a phone.
 
     Sizes are in inches of 100 CSS pixels: the column is 6.6 wide, a phone 3.58. `stacked` is True
-    for the phone's figure, whose panels lie one below the other.
+    for the phone's figure, whose panels lie one below the other; it is light, as a notebook has
+    room for few pictures.
     """
-    shapes = {"wide": size} | ({"phone": phone} if phone else {})
+    shapes = {"wide-light": (size, False), "wide-dark": (size, False)}
+    shapes |= {"phone-light": (phone, True)} if phone else {}
     pictures = {}
-    for mode in MODES:
-        with plt.rc_context(paper(mode)):
-            for shape, inches in shapes.items():
-                figure = Figure(figsize=inches, layout="constrained")
-                draw(figure, shape == "phone")
-                pictures[f"{shape}-{mode}"] = stored(figure, (shape, mode) == ("wide", "light"))
+    for name, (inches, stacked) in shapes.items():
+        with plt.rc_context(paper(name.split("-")[1])):
+            figure = Figure(figsize=inches, layout="constrained")
+            draw(figure, stacked)
+            pictures[name] = stored(figure, name == "wide-light")
     return PageFigure(pictures)
 
 
 def stored(figure: Figure, png: bool) -> bytes:
-    file, look = io.BytesIO(), {} if png else {"pil_kwargs": {"lossless": True}}
-    figure.savefig(file, format="png" if png else "webp", **look)
-    return file.getvalue()
+    """The first picture in full; the others at 150 dots an inch, in 64 colours."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=200 if png else 150)
+    if png:
+        return file.getvalue()
+    few = Image.open(file).convert("RGB").quantize(64, dither=Image.Dither.NONE)
+    small = io.BytesIO()
+    few.convert("RGB").save(small, "WEBP", lossless=True, method=4)
+    return small.getvalue()

@@ -241,10 +241,16 @@ def show_attention_grid(
     return axes
 
 
-def show_positions(ax: Axes, similarity: Float[Tensor, "rows cols rows cols"]) -> Axes:
+def show_positions(
+    ax: Axes,
+    similarity: Float[Tensor, "rows cols rows cols"],
+    scale: Number | None = None,
+    bar: bool = True,
+) -> Axes:
     """The paper's Figure 7: a panel for each patch, which holds its similarity to all patches.
 
-    The panels lie as the patches do. Blue is above zero, rust below, the page is zero.
+    The panels lie as the patches do. Blue is above zero, rust below, the page is zero. Tables that
+    are compared get one `scale`, and one of them the bar.
     """
     values = numbers_of(similarity)
     if values.ndim != 4 or values.shape[:2] != values.shape[2:]:
@@ -252,7 +258,7 @@ def show_positions(ax: Axes, similarity: Float[Tensor, "rows cols rows cols"]) -
     rows, cols = values.shape[:2]
     gaps = ((0, 0), (0, 0), (0, 1), (0, 1))
     panels = rearrange(np.pad(values, gaps, constant_values=np.nan), "r c y x -> (r y) (c x)")
-    scale, extent = np.abs(values).max() or 1.0, (0, cols, rows, 0)
+    scale, extent = scale or np.abs(values).max() or 1.0, (0, cols, rows, 0)
     cmap = amounts(signed=True).with_extremes(bad=tint("quiet", 0.3))
     shown = ax.imshow(panels[:-1, :-1], cmap=cmap, extent=extent, vmin=-scale, vmax=scale)
     ax.set(xlabel="patch's column", ylabel="patch's row")
@@ -261,7 +267,8 @@ def show_positions(ax: Axes, similarity: Float[Tensor, "rows cols rows cols"]) -
         axis.set_ticks(some + 0.5, [str(i + 1) for i in some])
         axis.set_tick_params(length=0)
     ax.spines[:].set(visible=True, linewidth=0.8)
-    weights_bar(ax, shown)
+    if bar:
+        weights_bar(ax, shown)
     return ax
 
 

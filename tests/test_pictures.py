@@ -1,0 +1,70 @@
+"""What the book's own extension makes of figures, expected outputs and widgets."""
+
+import base64
+import hashlib
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from vit_tutorial.figures.page import MIME
+
+BOOK = Path(__file__).resolve().parents[1] / "book"
+sphinx = pytest.importorskip("sphinx", reason="the extra 'book' is not installed")
+
+
+@pytest.fixture(scope="module")
+def extension():
+    sys.path.insert(0, str(BOOK / "_ext"))
+    import pictures
+    import widgets
+
+    yield SimpleNamespace(pictures=pictures, widgets=widgets)
+    sys.path.remove(str(BOOK / "_ext"))
+
+
+def test_a_page_shows_the_picture_that_fits_its_mode_and_width(extension, tmp_path):
+    picture, others = b"light", {"wide-dark": b"dark", "phone-light": b"phone"}
+    stored = {name: base64.b64encode(data).decode() for name, data in others.items()}
+    data = {"image/png": base64.b64encode(picture).decode(), MIME: stored}
+    notebook = {"cells": [{"outputs": [{"data": data}]}]}
+    path = tmp_path / "page.ipynb"
+    path.write_text(json.dumps(notebook), encoding="utf-8")
+    stem = hashlib.sha256(picture).hexdigest()
+    env = SimpleNamespace(doc2path=lambda page: path, found_docs={"page"})
+    app = SimpleNamespace(env=env, outdir=tmp_path)
+    context = {"body": f'<img alt="a map" src="../_images/{stem}.png" /><img src="x.png"/>'}
+    extension.pictures.fit_pictures(app, "page", "", context, None)
+    body = context["body"]
+    for name, data in others.items():
+        assert (tmp_path / "_images" / f"{stem}-{name}.webp").read_bytes() == data
+        assert f"../_images/{stem}-{name}.webp" in body
+    assert body.count("<picture") == body.count("<source") == body.count('alt="a map"') == 2
+    assert body.endswith('<img src="x.png"/>')
+
+
+def test_a_tagged_figure_gets_its_widget_below_it(extension):
+    figure = {"cell_type": "code", "metadata": {"tags": ["expect", "widget:patches"]}}
+    cells = extension.widgets.with_widgets([figure, {"cell_type": "markdown", "metadata": {}}])
+    assert [cell["cell_type"] for cell in cells] == ["code", "markdown", "markdown"]
+    assert cells[1]["source"] == "```{vit-widget} patches\n```\n"
+    assert set(extension.widgets.MAKE) == set(extension.widgets.WORDS)
+
+
+def test_the_widgets_data_are_the_models_numbers_and_small(extension):
+    made = {name: make() for name, make in extension.widgets.MAKE.items()}
+    model, _, images = extension.widgets.model_and_digits()
+    found = made["attention"]
+    weights = list(base64.b64decode(found["weights"]))
+    maps = model.attention_maps(images)
+    image, block, head, reader, read = 2, 3, 1, 25, 7
+    at = (((image * 6 + block) * 4 + head) * 50 + reader) * 50 + read
+    share = weights[at] / 255 * found["top"]
+    assert share == pytest.approx(maps[image, block, head, reader, read].item(), abs=0.002)
+    alike = list(base64.b64decode(made["positions"]["alike"]))
+    assert {alike[50 * n] for n in range(49)} == {255}  # each position is like itself
+    size = {name: len(json.dumps(data)) for name, data in made.items()}
+    assert size["attention"] < 350_000  # before gzip
+    assert size["positions"] + size["patches"] < 10_000
