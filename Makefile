@@ -40,6 +40,8 @@ lint: $(INSTALLED)  ## faults seen without running: ruff, mypy, and whether book
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 	$(RUN) tools/sync_book.py
+	$(RUN) tools/exercises.py
+	$(RUN) tools/minutes.py
 
 unit: $(INSTALLED)  ## the tests; with COVERAGE=1, and in CI, also the lines that they reach
 	$(RUN) -m pytest -n $(JOBS) --dist loadfile --durations=10 \
