@@ -16,6 +16,7 @@ from vit_tutorial.benchmarks import (
     data_scaling,
     few_shot,
     import_time,
+    ladder,
     mnist,
     norm_placement,
     small_models,
@@ -203,6 +204,26 @@ def test_every_choice_of_tokens_and_positions_runs(digits, name):
     assert made["parameters"] > 130_000
 
 
+def test_the_ladders_record_is_of_the_models_that_the_code_makes_now():
+    runs = records.read("ladder")["runs"]
+    for name, rung in ladder.VARIANTS.items():
+        made = {(run["chapter"], run["parameters"]) for run in runs if run["variant"] == name}
+        assert made == {(rung.chapter, sum(p.numel() for p in rung.make().parameters()))}, name
+
+
+def test_some_rungs_of_the_ladder_cannot_see_what_the_chapter_says(digits):
+    images = digits.train.images[:20] / 255
+    blind = ladder.VARIANTS["class token alone"].make()
+    torch.testing.assert_close(blind(images), blind(images[:1]).expand(20, -1), rtol=0, atol=0)
+    placed, bag = (
+        ladder.VARIANTS[n].make() for n in ("positions, mean", "patches, projection, mean")
+    )
+    bag[0].load_state_dict(placed[0].patches.state_dict())
+    bag[2].load_state_dict(placed[2].state_dict())
+    shift = placed[0].positions.mean(dim=1) @ placed[2].weight.T
+    torch.testing.assert_close(placed(images), bag(images) + shift)
+
+
 def test_gradients_of_both_orders_of_norms_are_recorded(digits, monkeypatch):
     monkeypatch.setattr(norm_placement, "STEPS", 1)
     for order in ("pre-norm", "post-norm"):
@@ -301,10 +322,8 @@ def test_the_peak_of_a_step_is_measured(monkeypatch):
 
 @pytest.mark.parametrize(("package", "code"), [(2.2, 0), (2.5, 1)])
 def test_the_import_is_measured_against_the_libraries(monkeypatch, tmp_path, package, code):
-    times = {
-        "from vit_tutorial import VisionTransformer": package,
-        "import torch, einops, jaxtyping": 2.0,
-    }
+    times = {"import torch, einops, jaxtyping": 2.0}
+    times["from vit_tutorial import VisionTransformer"] = package
     monkeypatch.setattr(import_time, "seconds", times.get)
     out = tmp_path / "import.json"
     monkeypatch.setattr(sys, "argv", ["import_time.py", "--repeats", "1", "--out", str(out)])

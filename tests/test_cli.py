@@ -74,7 +74,7 @@ def test_help_shows_examples(command, capsys):
 
 def test_every_example_in_the_help_is_understood():
     lines = [line.split() for line in cli.EXAMPLES.splitlines()[1:]]
-    assert len(lines) == 10
+    assert len(lines) == 11
     for words in lines:
         assert words[0] in ("vit-tutorial", "torchrun")
         words = words[words.index("vit_tutorial") :] if words[0] == "torchrun" else words

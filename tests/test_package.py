@@ -258,7 +258,8 @@ def test_the_wheel_holds_the_package_its_types_and_its_weights_and_nothing_else(
         names = [name for name in archive.namelist() if ".dist-info/" not in name]
         metadata = [name for name in archive.namelist() if ".dist-info/" in name]
     expected = {f"vit_tutorial/{path.relative_to(PACKAGE).as_posix()}" for path in SOURCES.values()}
-    models = ("mnist.json", "mnist.safetensors", "mnist-best.json", "mnist-best.safetensors")
+    models = [f"{m}.{end}" for m in ("mnist", "mnist-best", "mnist-int8")
+              for end in ("json", "safetensors")]  # fmt: skip
     expected |= {f"vit_tutorial/weights/pretrained/{name}" for name in models}
     records = (PACKAGE / "benchmarks" / "records").glob("*.json")
     expected |= {f"vit_tutorial/benchmarks/records/{path.name}" for path in records}

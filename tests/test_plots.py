@@ -1,5 +1,7 @@
 """Every drawing says what it was given, and nothing else; colours can be told apart."""
 
+import io
+import re
 from itertools import combinations
 from pathlib import Path
 
@@ -14,8 +16,8 @@ from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch
 from matplotlib.text import Text
 from PIL import Image
 
-from vit_tutorial.figures import palette, plots
-from vit_tutorial.figures.model_map import LIT, draw_map, inches, model_map, where_we_are
+from vit_tutorial.figures import diagrams, page, palette, plots
+from vit_tutorial.figures.model_map import LIT, draw_map, inches, model_map, svg_map, where_we_are
 
 DIGIT = torch.zeros(1, 28, 28)
 DIGIT[:, 6:22, 12:16] = 1
@@ -399,6 +401,62 @@ def test_amounts_only_get_stronger_and_both_ends_alike(mode):
     np.testing.assert_allclose(below, above, atol=0.07)
 
 
+# ---- figures for the pages
+
+TOKENS, THREE = torch.eye(3, 4), torch.full((3, 3), 0.25)
+ROLES = torch.tensor(
+    [[[2, 0], [0, 2], [1, 1]], [[0, 2], [2, 0], [0, 0]], [[1, 0], [0, 1], [1, 1.0]]]
+)
+STEPS = [("patches", "patches", "49×16", 0), ("attention", "6 × attention", "50×64", 99_840)]
+DIAGRAMS = {
+    "one_head": lambda: diagrams.one_head(TOKENS, *ROLES),
+    "block": lambda: diagrams.block(torch.rand(6, 3) + 5, torch.rand(6, 5) + 5),
+    "patch_to_token": lambda: diagrams.patch_to_token(torch.rand(4, 4), torch.randn(64, 16)),
+    "class_token_path": diagrams.class_token_path,
+    "adding_positions": lambda: diagrams.adding_positions(torch.eye(3), THREE),
+    "model_steps": lambda: diagrams.model_steps(STEPS),
+}
+
+
+@pytest.mark.parametrize("name", DIAGRAMS)
+def test_the_words_of_a_diagram_lie_apart_and_on_the_page_of_a_desk_and_of_a_phone(
+    name, monkeypatch
+):
+    drawn = []
+    monkeypatch.setattr(page, "stored", lambda figure, png: drawn.append(figure) or b"")
+    DIAGRAMS[name]()
+    assert [figure.get_figwidth() for figure in drawn] == [6.6, 3.58, 6.6, 3.58]
+    for figure in drawn[:2]:
+        placed = extents(figure)
+        assert crowded(placed) == []
+        assert cut_off(placed, figure.bbox) == []
+
+
+def test_one_head_shows_the_numbers_of_its_head(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(page, "stored", lambda figure, png: drawn.append(figure) or b"")
+    q, k, v = ROLES
+    diagrams.one_head(TOKENS, q, k, v, reader=1)
+    shares = torch.nn.functional.softmax(torch.tensor([4.0, 0, 0]) / 2**0.5, dim=0)
+    said = words(drawn[0].axes[0])
+    assert {f"{share:.1%}" for share in shares} <= set(said)
+    assert {"0.95", "0.11"} <= set(said)  # the answer, as chapter 05 prints it
+
+
+def test_a_figure_for_the_page_has_a_picture_for_each_mode_and_width():
+    figure = page.for_page(
+        lambda figure, stacked: figure.text(0.5, 0.5, str(stacked)), (2, 1), (1, 2)
+    )
+    bundle = figure._repr_mimebundle_()
+    assert set(bundle) == {"image/png", page.MIME, "text/plain"}
+    assert set(bundle[page.MIME]) == {"phone-light", "wide-dark", "phone-dark"}
+    sizes = {name: Image.open(io.BytesIO(data)) for name, data in figure.pictures.items()}
+    assert sizes["wide-light"].format == "PNG"
+    assert sizes["phone-dark"].size == (200, 400)
+    corners = [sizes[name].convert("RGB").getpixel((0, 0)) for name in ("wide-light", "wide-dark")]
+    assert corners == [(255, 255, 255), (18, 18, 18)]
+
+
 # ---- the map of the model
 
 
@@ -443,3 +501,16 @@ def test_the_map_in_a_notebook_is_light_and_left_to_the_cell(mode):
     figure = where_we_are("attention")
     assert figure.get_facecolor()[:3] == (1, 1, 1)
     assert plt.get_fignums() == []
+
+
+def test_the_maps_svg_has_both_layouts_every_word_and_a_link_for_each_page():
+    pages = {name: f"{name}.html" for name in ("01_patching", "07_head")}
+    svg = svg_map("encoder", "The <whole> model", pages)
+    assert re.findall('href="([^"]*)"', svg) == 2 * list(pages.values())
+    assert svg.count('aria-label="The &lt;whole&gt; model"') == svg.count("<svg") == 2
+    ax = model_map(plt.figure(figsize=inches()).add_axes((0, 0, 1, 1)), "encoder")
+    for word in words(ax):
+        assert f">{word}</text>" in svg
+    used = set(re.findall(r"var\((--m\d+)\)", svg))
+    assert used == set(re.findall(r"(--m\d+):#", svg))
+    assert len(svg) < 80_000

@@ -1,5 +1,6 @@
 """The lesson's training follows its recipe, learns, and repeats itself exactly."""
 
+import copy
 import dataclasses
 import gc
 import math
@@ -10,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from pictures import DATA, PER_EPOCH, K, figures, model, seeded, weights
+from pictures import DATA, PER_EPOCH, K, figures, model, seeded, split, weights
 from torch import nn
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -23,6 +24,7 @@ from vit_tutorial.train import (
     TrainConfig,
     default_device,
     evaluate,
+    fit,
     parameter_groups,
     predictions,
     schedule,
@@ -186,6 +188,18 @@ def test_the_loop_is_the_steps_that_its_text_says():
             step += 1
         assert epoch.train_loss == pytest.approx(sum(losses) / 5, rel=1e-4)
         assert epoch.val_loss == pytest.approx(evaluate(ours, DATA.val).loss, rel=1e-3)
+
+
+def test_the_plain_pass_is_the_loop_without_schedule_clipping_augmentation_and_groups(monkeypatch):
+    data, plain = dataclasses.replace(DATA, train=split(300, 0)), model()
+    looped = copy.deepcopy(plain)
+    monkeypatch.setattr(training, "schedule", lambda progress, warmup: 1.0)
+    everything = [{"params": list(looped.parameters()), "weight_decay": 0.01}]
+    monkeypatch.setattr(training, "parameter_groups", lambda model, decay: everything)
+    config = TrainConfig(epochs=1, batch_size=128, gradient_clip=math.inf, augment=0.0)
+    (epoch,) = train(looped, data, config, seeded(3))
+    assert fit(plain, data, seed=3) == epoch.val_accuracy
+    assert_close(weights(plain), weights(looped), rtol=1e-4, atol=1e-6)
 
 
 def test_stopping_to_read_stops_the_training():

@@ -1,4 +1,4 @@
-"""The command line: train, finetune, evaluate, predict, info."""
+"""The command line: train, finetune, evaluate, predict, export, info."""
 
 import argparse
 import os
@@ -24,6 +24,7 @@ try:  # the libraries take seconds
     from vit_tutorial.errors import shown, unknown
     from vit_tutorial.figures import sheets
     from vit_tutorial.lab import recipes
+    from vit_tutorial.lab.export import export_onnx, export_page
     from vit_tutorial.lab.folders import load
     from vit_tutorial.lab.listing import PICTURES
     from vit_tutorial.lab.recipes import CHOICES, PLAIN, PRESETS, Recipe, model_config
@@ -49,6 +50,7 @@ EXAMPLES = """examples:
   vit-tutorial finetune --data folder:photos --weights runs/p4/model.safetensors
   vit-tutorial evaluate --weights runs/p4/model.safetensors --data mnist
   vit-tutorial predict seven.png --maps seven_maps.png
+  vit-tutorial export --onnx mnist.onnx
   vit-tutorial info B/16
 """
 FINETUNE_EXAMPLES = """examples:
@@ -106,6 +108,9 @@ OPTIONS = {  # the value, and what --help says
     "invert": ("", "for dark ink on light paper"),
     "maps": ("OUT.png", "draw what the class token reads"),
     "classes": ("N", "default 1000"),
+    "page": ("DIR", "write the weights and test values of the live page"),
+    "int8": ("FILE", "with --page: write the rounded weights as a checkpoint, with a card"),
+    "onnx": ("FILE", "write an ONNX file for batches of any size"),
 }
 DRAWN = 60  # images whose maps `predict` draws at most
 PART = 2**20  # pixels of the images that `predict` gives the model at a time
@@ -210,6 +215,9 @@ def parser() -> argparse.ArgumentParser:
     sub = command("predict", run_predict, about, {"the answer": "weights top invert maps"})
     sub.set_defaults(weights="mnist", top=3)
     sub.add_argument("images", nargs="+", metavar="IMAGE", type=Path)
+    about = "A model where there is no PyTorch: for the live page, or as ONNX."
+    sub = command("export", run_export, about, {"the model": "weights", "files": "page int8 onnx"})
+    sub.set_defaults(weights="mnist")
     about = "Shapes and parameters of a published size."
     sub = command("info", run_info, about, {"changes": "image-size classes"})
     sub.add_argument("variant", metavar="VARIANT", help=", ".join(VARIANTS))
@@ -460,6 +468,20 @@ def on_light(image: torch.Tensor) -> bool:
     """Whether more than half of the pixels at the border of an image (C H W) are light."""
     sides = image[:, [0, -1]].flatten(), image[:, :, [0, -1]].flatten()
     return bool(torch.cat(sides).median() > 0.5)
+
+
+def run_export(args: argparse.Namespace) -> None:
+    """Write what was asked for, and name the files."""
+    if not (args.page or args.onnx) or (args.int8 and not args.page):
+        raise ValueError("expected --page DIR (perhaps with --int8 FILE) or --onnx FILE")
+    made = []
+    if args.page:
+        int8 = Path(args.int8) if args.int8 else None
+        made += export_page(args.weights, args.page, int8, args.command)
+    if args.onnx:
+        export_onnx(from_checkpoint(args.weights)[0].float(), Path(args.onnx))
+        made.append(Path(args.onnx))
+    print(*made, sep="\n")
 
 
 def run_info(args: argparse.Namespace) -> None:

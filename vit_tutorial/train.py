@@ -98,6 +98,22 @@ def train(
 LOWER = "start again from fresh weights with a lower learning rate"
 
 
+def fit(model: nn.Module, data: Data, seed: int) -> float:
+    """Train for one pass over the data with AdamW and nothing else; the validation accuracy, 0..1.
+
+    128 shuffled images a step at a learning rate of 3e-3: no schedule, no augmentation. `seed`
+    shuffles; the model is trained in place, on the device it is on.
+    """
+    generator, device = torch.Generator().manual_seed(seed), next(model.parameters()).device
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for images, labels in batches(data.train, 128, generator, device=device):
+        loss = F.cross_entropy(model(images), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return evaluate(model, data.val).accuracy
+
+
 def number_of_logits(model: nn.Module, split: Split) -> int:
     """K, from the model's answer to one image."""
     return predictions(

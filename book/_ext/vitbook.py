@@ -1,33 +1,25 @@
 """What this book adds to Sphinx.
 
-1. "Where we are": the picture of the whole model is drawn for light and dark pages and for wide
-   and narrow ones, and stands in for the one light picture that a notebook can store.
-2. MathJax comes with the book, from the package sphinx-mathjax-offline: no page asks a third party.
-3. Figures appear at half their stored pixels: they are stored at twice the size, for sharpness.
-4. A folded cell goes by the name in its first line, `# @title Solution`.
-5. Buttons that lead to the repository are left out as long as it has no public address.
-6. The reference lists every `forward`, for the shapes in its signature.
-7. Scripts that sphinx-thebe 0.3 adds twice, with an error in every browser, are dropped.
-8. The tables of the page "Measured" are made from the records.
+1. "Where we are", and figures that fit light and dark pages, wide and narrow: see `pictures.py`.
+2. Figures appear at half their stored pixels: they are stored at twice the size, for sharpness.
+3. A folded cell goes by the name in its first line, `# @title Solution`.
+4. The reference lists every `forward`, for the shapes in its signature.
+5. The tables of the page "Measured" are made from the records.
+6. A link to an exercise notebook downloads it.
 """
 
 from __future__ import annotations
 
 import base64
-import importlib.util
 import json
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
 import measured
+import pictures
 
-PLACEHOLDER = "OWNER/REPO"
 TAG = "map:"
-WHOLE = "all"  # the picture of index.md, with every piece lit
-SHAPES = (("", "map-wide", 752), ("_phone", "map-phone", 358))  # name, class, CSS pixels
-FONTS = "output/chtml/fonts/woff-v2"
 
 
 def map_name(cell: dict[str, Any]) -> str | None:
@@ -36,45 +28,8 @@ def map_name(cell: dict[str, Any]) -> str | None:
     return next((tag.removeprefix(TAG) for tag in tags if tag.startswith(TAG)), None)
 
 
-def map_markdown(piece: str, alt: str, caption: str) -> str:
-    """Four pictures, of which the page shows the one that fits its colours and width."""
-    lines = []
-    for suffix, shape, width in SHAPES:
-        for mode in ("light", "dark"):
-            lines += [
-                f"```{{image}} figures/map_{piece}_{mode}{suffix}.png",
-                f":class: only-{mode} {shape}",
-                f":width: {width}px",
-                ":loading: lazy",  # a browser fetches only the one that it shows
-                f":alt: {alt}",
-                "```",
-            ]
-    caption = f":::{{container}} map-caption\n{caption}\n:::" if caption else ""
-    return "\n".join(lines) + f"\n\n{caption}\n"
-
-
-def draw_maps(app: Any) -> None:
-    """Draw every picture of the model that the book shows, unless it is newer than its code."""
-    from vit_tutorial.figures import model_map
-
-    book = Path(app.srcdir) / "book"
-    code = Path(model_map.__file__)
-    sources = [code.with_name(name) for name in ("model_map.py", "plots.py", "palette.py")]
-    changed = max(path.stat().st_mtime for path in sources)
-    notebooks = [json.loads(path.read_text(encoding="utf-8")) for path in book.glob("*.ipynb")]
-    pieces = {map_name(cell) for notebook in notebooks for cell in notebook["cells"]} - {None}
-    (book / "figures").mkdir(exist_ok=True)
-    for piece in sorted({WHOLE, *pieces}):
-        for suffix, _, _ in SHAPES:
-            for mode in ("light", "dark"):
-                path = book / "figures" / f"map_{piece}_{mode}{suffix}.png"
-                if not path.exists() or path.stat().st_mtime < changed:
-                    active = None if piece == WHOLE else piece
-                    model_map.draw_map(active, path, mode=mode, stacked=bool(suffix))
-
-
 def show_maps(app: Any, docname: str, source: list[str]) -> None:
-    """Put the four pictures in the place of each notebook's stored one."""
+    """Put the map of the model in the place of each notebook's stored one."""
     if not app.env.doc2path(docname).endswith(".ipynb"):
         return
     notebook = json.loads(source[0])
@@ -84,7 +39,7 @@ def show_maps(app: Any, docname: str, source: list[str]) -> None:
             shown = cell["metadata"].get("mystnb", {})
             alt = shown.get("image", {}).get("alt", "")
             caption = shown.get("figure", {}).get("caption", "")
-            markdown = map_markdown(piece, " ".join(alt.split()), caption)
+            markdown = pictures.map_markdown(piece, " ".join(alt.split()), caption)
             cell.update(cell_type="markdown", metadata={}, source=markdown)
             cell.pop("outputs", None)
             cell.pop("execution_count", None)
@@ -97,6 +52,11 @@ def show_maps(app: Any, docname: str, source: list[str]) -> None:
                 image = cell["metadata"].setdefault("mystnb", {}).setdefault("image", {})
                 image.setdefault("width", f"{png_width(output['data']['image/png']) // 2}px")
     source[0] = json.dumps(notebook)
+
+
+def offer_exercises(app: Any, docname: str, source: list[str]) -> None:
+    """A link to an exercise notebook downloads it: those notebooks are no pages of the book."""
+    source[0] = source[0].replace("](exercises/", "](path:exercises/")
 
 
 def show_records(app: Any, docname: str, source: list[str]) -> None:
@@ -113,45 +73,6 @@ def png_width(encoded: str | list[str]) -> int:
     return int.from_bytes(head[16:20], "big")
 
 
-def configure(app: Any, config: Any) -> None:
-    """Local MathJax; no button to a repository that has no address."""
-    config.mathjax_path = "mathjax/tex-mml-chtml.js"
-    options = config.html_theme_options
-    if PLACEHOLDER in options.get("repository_url", ""):
-        config.html_baseurl = ""
-        options.update({key: False for key in options if key.startswith("use_")})
-        options.update(repository_url="", launch_buttons={})
-
-
-def copy_mathjax(app: Any, exception: Exception | None) -> None:
-    """Copy the part of MathJax 3 that the book needs."""
-    if exception is not None or app.builder.format != "html":
-        return
-    package = importlib.util.find_spec("sphinx-mathjax-offline")
-    if package is None or package.origin is None:
-        raise ModuleNotFoundError("sphinx-mathjax-offline is missing: install the extra 'book'")
-    static = Path(package.origin).parent / "static" / "mathjax"
-    target = Path(app.outdir) / "_static" / "mathjax"
-    target.mkdir(parents=True, exist_ok=True)
-    shutil.copy2(static / "tex-mml-chtml.js", target)
-    shutil.copytree(static / FONTS, target / FONTS, dirs_exist_ok=True)
-
-
-def drop_scripts(app: Any, page: str, template: str, context: dict[str, Any], tree: Any) -> None:
-    """Keep each script of a page once, and none of sphinx-thebe: the book does not use it."""
-    seen: set[str] = set()
-    kept = []
-    for script in context.get("script_files", []):
-        body = getattr(script, "attributes", {}).get("body") or ""
-        if "THEBE_JS_URL" in body or "sphinx-thebe" in str(getattr(script, "filename", "") or ""):
-            continue
-        if body and body in seen:
-            continue
-        seen.add(body)
-        kept.append(script)
-    context["script_files"] = kept
-
-
 def keep_forward(app: Any, what: str, name: str, *rest: Any) -> bool | None:
     """List `forward` in the reference, also where its class says all there is to say."""
     return False if name == "forward" else None
@@ -159,11 +80,10 @@ def keep_forward(app: Any, what: str, name: str, *rest: Any) -> bool | None:
 
 def setup(app: Any) -> dict[str, Any]:
     """Called by Sphinx."""
-    app.connect("config-inited", configure, priority=10)
-    app.connect("builder-inited", draw_maps)
+    app.add_directive("model-map", pictures.ModelMap)
     app.connect("source-read", show_maps)
     app.connect("source-read", show_records)
+    app.connect("source-read", offer_exercises)
     app.connect("autodoc-skip-member", keep_forward)
-    app.connect("html-page-context", drop_scripts, priority=990)
-    app.connect("build-finished", copy_mathjax)
+    app.connect("html-page-context", pictures.fit_pictures)
     return {"version": "1.0", "parallel_read_safe": True, "parallel_write_safe": True}

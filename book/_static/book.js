@@ -28,4 +28,19 @@ document.addEventListener("DOMContentLoaded", () => {
   };
   reach();
   addEventListener("resize", reach);
+  // What do you expect? The output below waits until the reader asks for it.
+  for (const output of document.querySelectorAll(".cell.tag_expect > .cell_output")) {
+    const fold = document.createElement("details"), ask = document.createElement("summary");
+    fold.className = "vit-expect";
+    const say = () => { ask.textContent = fold.open ? "Hide the output" : "I have a guess: show the output"; };
+    fold.addEventListener("toggle", say);
+    fold.open = location.hash.length > 1 && Boolean(output.querySelector("#" + CSS.escape(location.hash.slice(1))));
+    say();
+    output.before(fold);
+    fold.append(ask, output);
+  }
+  // a printed page shows all of them
+  addEventListener("beforeprint", () => {
+    for (const fold of document.querySelectorAll("details.vit-expect")) fold.open = true;
+  });
 });

@@ -1,43 +1,285 @@
-"""Chapter 08: the learning-rate schedule."""
+"""Chapter 08: one step, the loop, the schedule, what is decayed, and an honest accuracy."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from functools import partial, wraps
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-from vit_tutorial.checks.core import CheckFailed, Mistakes, check
-from vit_tutorial.train import schedule
+from vit_tutorial.checks.core import (
+    CheckFailed,
+    Mistakes,
+    Slips,
+    compare,
+    exercise,
+    learning,
+)
+from vit_tutorial.data import Data, Split, batches, random_affine
+from vit_tutorial.model import VisionTransformer, ViTConfig
+from vit_tutorial.train import TrainConfig, parameter_groups, schedule, set_rate, train
+
+CASES = (ViTConfig((8, 8), 4, 1, 3, 1, 8, 16, 2, dropout=0.2),
+         ViTConfig((8, 12), 4, 2, 3, 2, 8, 16, 2, pool="mean", representation_size=6))  # fmt: skip
 
 
-def check_schedule(implementation: Callable[[float, float], float]) -> None:
+def model_of(config: ViTConfig) -> VisionTransformer:
+    """The same small model every time, with a head that is not zero."""
+    torch.manual_seed(0)
+    model = VisionTransformer(config)
+    for layer in model.head.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.normal_(layer.weight, std=0.3)
+    return model
+
+
+@exercise
+def check_train_step(implementation: Callable[..., float]) -> bool:
+    """Check `my_train_step(model, images, labels, optimizer) -> float`, the loss before the update.
+
+    Three steps in a row are compared, and the weights after them.
+    """
+
+    def three(rule: Callable[..., Any]) -> Callable[[ViTConfig, str], Any]:
+        @learning
+        @wraps(rule)
+        def steps(config: ViTConfig, kind: str) -> Any:
+            model = model_of(config).eval()  # without dropout
+            optimizer: torch.optim.Optimizer
+            if kind == "SGD":
+                optimizer = torch.optim.SGD(model.parameters(), 0.3)
+            else:
+                optimizer = torch.optim.AdamW(model.parameters(), 0.01)
+            losses: list[float] = []
+            for part in range(3):
+                dice = torch.Generator().manual_seed(part)
+                images = torch.randn(4, config.channels, *config.height_width, generator=dice)
+                labels = torch.randint(3, (4,), generator=dice)
+                if (loss := rule(model, images, labels, optimizer)) is None:
+                    return None
+                losses.append(as_loss(rule.__name__, loss))
+            weights = torch.cat([p.detach().flatten() for p in model.parameters()])
+            return (*losses, weights)
+
+        return steps
+
+    def step(
+        model: nn.Module, images: Tensor, labels: Tensor, optimizer: torch.optim.Optimizer,
+        loss_of: Callable[..., Tensor] = F.cross_entropy, zero: bool = True, move: bool = True,
+        late: bool = False, sign: float = 1.0, told: float = 1.0,
+    ) -> float:  # fmt: skip
+        loss = sign * loss_of(model(images), labels)
+        if zero:
+            optimizer.zero_grad()
+        loss.backward()
+        if move:
+            optimizer.step()
+        if late:
+            return loss_of(model(images), labels).item()
+        return told * loss.item()
+
+    def wrong(**how: Any) -> Callable[[ViTConfig, str], Any]:
+        return three(partial_named(step, **how))
+
+    mistakes: Mistakes = [
+        (wrong(zero=False), "the gradients of the step before are still there: "
+         "backward() adds to them, so call optimizer.zero_grad() before it."),
+        (wrong(move=False), "the weights do not move: zero_grad(), then "
+         "loss.backward(), then optimizer.step()."),
+        (wrong(late=True), "this is the loss after the update; give back the "
+         "one that was differentiated."),
+        (wrong(loss_of=lambda x, y: F.cross_entropy(x.softmax(dim=-1), y)),
+         "a softmax comes before the cross-entropy, which has its own: give it "
+         "the logits."),
+        (wrong(loss_of=lambda x, y: F.cross_entropy(x, y, reduction="sum")),
+         "the loss is summed over the batch: take the mean."),
+        (wrong(loss_of=lambda x, y: F.nll_loss(x, y)),
+         "nll_loss waits for log-probabilities: use F.cross_entropy on the "
+         "logits."),
+        (wrong(sign=-1.0), "the sign is turned round: this climbs."),
+        (wrong(told=4.0), "the loss is multiplied with the batch size; give "
+         "back the mean."),
+    ]  # fmt: skip
+    trials = [(config, kind) for config in CASES for kind in ("SGD", "AdamW")]
+    slips: Slips = [
+        (r"does not require grad", "the loss has no gradient: is something "
+         "detached, or under torch.no_grad()?"),
+        (r"modified by an inplace", "the weights moved before the gradients were there: backward() "
+         "comes before optimizer.step()."),
+        (r"backward through the graph a second time",
+         "backward() may run once a step."),
+        (r"scalar outputs", "backward() starts from one number: take the mean "
+         "over the batch."),
+    ]  # fmt: skip
+    return compare(three(implementation), three(step), trials, mistakes, slips)
+
+
+def partial_named(function: Callable[..., Any], **how: Any) -> Callable[..., Any]:
+    """`functools.partial` with a name."""
+    return wraps(function)(partial(function, **how))
+
+
+def as_loss(name: str, loss: Any) -> float:
+    """A loss as a float; a tensor that still holds its graph is refused."""
+    if isinstance(loss, Tensor) and loss.requires_grad:
+        raise CheckFailed(
+            f"{name}: the loss still holds the graph of the whole step, so memory fills up when "
+            "losses are kept: give back loss.item()."
+        )
+    if not isinstance(loss, int | float | Tensor) or (
+        isinstance(loss, Tensor) and loss.numel() != 1
+    ):
+        kind = type(loss).__name__
+        raise CheckFailed(f"{name} should give a number as the loss, not {kind}")
+    return float(loss)
+
+
+@exercise
+def check_training_loop(implementation: Callable[..., Iterable[float]]) -> bool:
+    """Check `my_training_loop(model, data, config, generator) -> the training loss of every epoch`.
+
+    Compared with the history of `vit_tutorial.train.train` on the same seed.
+    """
+
+    def history(rule: Callable[..., Any]) -> Callable[[TrainConfig], Any]:
+        @learning
+        @wraps(rule)
+        def losses(config: TrainConfig) -> Any:
+            model = model_of(CASES[0]).eval()  # a loop calls train() itself; there is dropout
+            got = rule(model, small_data(), config, torch.Generator().manual_seed(1))
+            if got is None:
+                return None
+            found = [as_loss(rule.__name__, loss) for loss in got]
+            if len(found) != config.epochs:
+                raise CheckFailed(
+                    f"{rule.__name__}: {len(found)} losses for {config.epochs} epochs; give back "
+                    "one mean for each."
+                )
+            return tuple(found)
+
+        return losses
+
+    def reference(*arguments: Any) -> list[float]:
+        return [epoch.train_loss for epoch in train(*arguments)]
+
+    def wrong(**how: Any) -> Callable[[TrainConfig], Any]:
+        return history(partial_named(loop, **how))
+
+    halved = "the loss of an epoch is the mean over its steps, each of which counts the same."
+    mistakes: Mistakes = [
+        (wrong(rate=lambda step, steps, each, c: 1.0),
+         "the learning rate stays at its peak: set it before every step, "
+         "config.learning_rate * schedule(progress, config.warmup)."),
+        (wrong(rate=lambda step, steps, each, c: schedule(step / steps, c.warmup)),
+         "progress is taken at the start of a step, so the first learns "
+         "nothing: the middle is (step + 0.5) / steps."),
+        (wrong(rate=lambda step, steps, each, c: schedule((step + 1) / steps, c.warmup)),
+         "progress is taken at the end of a step, so the last learns nothing: "
+         "the middle is (step + 0.5) / steps."),
+        (wrong(rate=lambda step, steps, each, c: schedule((step % each + 0.5) / steps, c.warmup)),
+         "the schedule starts anew in every epoch: count the steps over all "
+         "epochs."),
+        (wrong(rate=lambda step, steps, each, c: schedule((step % each + 0.5) / each, c.warmup)),
+         "the schedule starts anew in every epoch: it runs once over all epochs."),
+        (wrong(rate=lambda step, steps, each, c: schedule((step // each) / c.epochs, c.warmup)),
+         "the rate changes only once an epoch: set it before every step."),
+        (wrong(clip=False), "the gradients are not clipped: "
+         "nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clip) "
+         "between backward() and step()."),
+        (wrong(zero=False), "the gradients of earlier steps are still there: "
+         "optimizer.zero_grad() before backward()."),
+        (wrong(groups=False), "everything is decayed: give AdamW "
+         "parameter_groups(model, config.weight_decay)."),
+        (wrong(optimizer=torch.optim.Adam), "Adam adds the decay to the "
+         "gradient (coupled L2); AdamW takes it off the weights."),
+        (wrong(decay=0.0), "nothing is decayed: config.weight_decay belongs to "
+         "the matrices."),
+        (wrong(mode=False), "model.train() is missing, so dropout is off: call "
+         "it before every epoch."),
+        (wrong(augment=False), "the images are not augmented: give batches "
+         "random_affine with config.augment as its strength."),
+        (wrong(full=True), "augmentation has strength 1, not config.augment."),
+        (wrong(average=lambda losses: losses[-1]), "this is the last step's loss: " + halved),
+        (wrong(average=sum), "this is the sum over the steps: " + halved),
+        (wrong(average=lambda losses: losses[0]), "this is the first step's loss: " + halved),
+        (wrong(softmax=True), "a softmax comes before the cross-entropy, which "
+         "has its own."),
+        (wrong(move=False), "the weights do not move: optimizer.step() is missing."),
+        (wrong(anew=True), "the optimizer is made anew in every epoch and "
+         "forgets what it has averaged: make it once."),
+    ]  # fmt: skip
+    slips: Slips = [
+        (r"does not require grad", "the loss has no gradient: is something "
+         "under no_grad?"),
+        (r"do not fill a batch", "batches(data.train, config.batch_size, "
+         "generator, augment)."),
+    ]  # fmt: skip
+    bold = TrainConfig(2, 8, 0.02, weight_decay=2.0, warmup=0.2, gradient_clip=0.4, augment=0.0)
+    trials = [(bold,), (replace(bold, augment=1.5, batch_size=6),)]
+    return compare(history(implementation), history(reference), trials, mistakes, slips)
+
+
+def small_data() -> Data:
+    """Twenty random images of 8 x 8 for training, four for validation."""
+    dice = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (24, 1, 8, 8), generator=dice, dtype=torch.uint8)
+    labels = torch.randint(3, (24,), generator=dice)
+    parts = [
+        Split(images[rows], labels[rows], torch.tensor([0.5]), torch.tensor([0.3]))
+        for rows in (slice(20), slice(20, 24), slice(20, 24))
+    ]
+    return Data("random", parts[0], parts[1], parts[2], ["a", "b", "c"])
+
+
+def loop(
+    model: nn.Module, data: Data, config: TrainConfig, generator: torch.Generator,
+    rate: Any = lambda step, steps, each, c: schedule((step + 0.5) / steps, c.warmup),
+    clip: bool = True, zero: bool = True, groups: bool = True, move: bool = True,
+    optimizer: Any = torch.optim.AdamW, decay: float | None = None, mode: bool = True,
+    augment: bool = True, full: bool = False, softmax: bool = False, anew: bool = False,
+    average: Any = lambda losses: sum(losses) / len(losses),
+) -> list[float]:  # fmt: skip
+    """The lesson's loop, or a wrong one, by what is given."""
+    decay = config.weight_decay if decay is None else decay
+    parts: Any = parameter_groups(model, decay)
+    parts = parts if groups else [{"params": list(model.parameters()), "weight_decay": decay}]
+    optimize, step, history = optimizer(parts, lr=1.0), 0, []
+    change = partial(random_affine, strength=1.0 if full else config.augment)
+    each = len(data.train) // config.batch_size
+    augmented = full or (augment and config.augment > 0)
+    for _ in range(config.epochs):
+        optimize = optimizer(parts, lr=1.0) if anew else optimize
+        model.train(mode)
+        losses = []
+        for images, labels in batches(
+            data.train, config.batch_size, generator, change if augmented else None
+        ):
+            factor = rate(step, config.epochs * each, each, config)
+            set_rate(optimize, config.learning_rate * factor)
+            logits = model(images)
+            loss = F.cross_entropy(logits.softmax(dim=-1) if softmax else logits, labels)
+            if zero:
+                optimize.zero_grad()
+            loss.backward()
+            if clip:
+                nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clip)
+            if move:
+                optimize.step()
+            losses.append(loss.item())
+            step += 1
+        history.append(average(losses))
+    return history
+
+
+@exercise
+def check_schedule(implementation: Callable[[float, float], float]) -> bool:
     """Check `my_schedule(progress, warmup) -> float`; raises CheckFailed with a hint.
 
     Both are shares of the whole training, 0 to 1.
     """
-
-    def over(rule: Callable[[float, float], Any]) -> Callable[..., Any]:
-        """The rule for every progress, as a tensor, so that whole curves are compared."""
-
-        def curve(progress: list[float], warmup: float) -> Any:
-            try:
-                factors = [rule(p, warmup) for p in progress]
-            except ZeroDivisionError:
-                raise CheckFailed(
-                    f"{rule.__name__}: a warm-up of 0 divides by zero; it means that the cosine "
-                    "starts at once, so the straight line is for progress < warmup only."
-                ) from None
-            if any(factor is None for factor in factors):
-                return None
-            for factor in factors:
-                if not isinstance(factor, int | float | Tensor):
-                    kind = type(factor).__name__
-                    raise CheckFailed(f"{rule.__name__} should return a number, not {kind}")
-            return torch.tensor([float(factor) for factor in factors])
-
-        curve.__name__ = rule.__name__
-        return curve
 
     def cosine(share: float) -> float:
         return (1 + math.cos(math.pi * share)) / 2
@@ -46,39 +288,206 @@ def check_schedule(implementation: Callable[[float, float], float]) -> None:
         return (progress - warmup) / (1 - warmup)
 
     def warm(rest: Callable[[float, float], float]) -> Callable[..., Any]:
-        return over(lambda p, w: p / w if p < w else rest(p, w))
+        return lambda p, w: p / w if p < w else rest(p, w)
 
     def shorter(epochs: int) -> Callable[..., Any]:
-        return over(lambda p, w: schedule(p, w / epochs))
+        return lambda p, w: schedule(p, w / epochs)
 
     def jumping(epochs: int) -> Callable[..., Any]:
-        return over(lambda p, w: p * epochs / w if p * epochs < w else cosine(after(w, p)))
+        return lambda p, w: p * epochs / w if p * epochs < w else cosine(after(w, p))
 
     in_epochs = ("the warm-up is over too soon: `warmup` is a share of the whole training, as "
                  "`progress` is, and no number of epochs.")  # fmt: skip
     mistakes: Mistakes = [
-        (over(lambda p, w: cosine(p)), "there is no warm-up: while progress < warmup the factor "
-         "rises in a straight line from 0 to 1."),
-        (over(lambda p, w: cosine(after(w, p)) if p > w else 1.0), "there is no warm-up: the "
-         "factor is 1 from the start. While progress < warmup it rises from 0."),
-        (warm(lambda p, w: 1.0), "the factor never falls: after the warm-up half a cosine takes "
-         "it back to 0."),
-        (warm(lambda p, w: 1 - after(w, p)), "after the warm-up it falls in a straight line; half "
-         "a cosine stays high longer and lands softly: (1 + cos(π · share)) / 2."),
-        (warm(lambda p, w: cosine(p)), "the cosine runs over the whole training and ignores the "
-         "warm-up, so the factor jumps where they meet: its share is (progress − warmup) / "
-         "(1 − warmup)."),
-        (warm(lambda p, w: cosine(p - w)), "the factor does not reach 0 at the end: stretch the "
-         "rest of the training to 0..1, divide by (1 − warmup)."),
-        (warm(lambda p, w: 0.1 + 0.9 * cosine(after(w, p))), "the factor does not reach 0 at the "
-         "end: there is a floor of 0.1 under it."),
-        (warm(lambda p, w: cosine(after(w, p) / 2)), "the factor does not reach 0 at the end: "
-         "half a cosine goes from 0 to π."),
-        (warm(lambda p, w: math.cos(math.pi * after(w, p))), "the cosine goes below 0, and a "
-         "negative rate climbs: lift it to 0..1 by (1 + cos) / 2."),
-        (warm(lambda p, w: math.cos(math.pi / 2 * after(w, p))), "this is a quarter of a cosine, "
-         "still steep at the end; half of one, (1 + cos(π · share)) / 2, lands softly."),
+        (lambda p, w: cosine(p), "there is no warm-up: while progress < warmup "
+         "the factor rises in a straight line from 0 to 1."),
+        (lambda p, w: cosine(after(w, p)) if p > w else 1.0,
+         "there is no warm-up: the factor is 1 from the start. While progress < "
+         "warmup it rises from 0."),
+        (warm(lambda p, w: 1.0), "the factor never falls: after the warm-up "
+         "half a cosine takes it back to 0."),
+        (warm(lambda p, w: 1 - after(w, p)), "after the warm-up it falls in a "
+         "straight line; half a cosine stays high longer and lands softly: (1 + "
+         "cos(π · share)) / 2."),
+        (warm(lambda p, w: cosine(p)), "the cosine runs over the whole training "
+         "and ignores the warm-up, so the factor jumps where they meet: its "
+         "share is (progress − warmup) / (1 − warmup)."),
+        (warm(lambda p, w: cosine(p - w)), "the factor does not reach 0 at the "
+         "end: stretch the rest of the training to 0..1, divide by (1 − warmup)."),
+        (warm(lambda p, w: 0.1 + 0.9 * cosine(after(w, p))),
+         "the factor does not reach 0 at the end: there is a floor of 0.1 under "
+         "it."),
+        (warm(lambda p, w: cosine(after(w, p) / 2)), "the factor does not reach "
+         "0 at the end: half a cosine goes from 0 to π."),
+        (warm(lambda p, w: math.cos(math.pi * after(w, p))),
+         "the cosine goes below 0, and a negative rate climbs: lift it to 0..1 "
+         "by (1 + cos) / 2."),
+        (warm(lambda p, w: 1 + math.cos(math.pi * after(w, p))),
+         "the factor jumps to 2 after the warm-up: divide by 2, (1 + cos) / 2."),
+        (warm(lambda p, w: 1 + math.cos(math.pi * after(w, p)) / 2),
+         "the 1 is not divided: (1 + cos(π · share)) / 2, with the brackets."),
+        (warm(lambda p, w: (1 - math.cos(math.pi * after(w, p))) / 2),
+         "after the warm-up the factor rises from 0: the sign before the cosine "
+         "is a plus."),
+        (warm(lambda p, w: (1 + math.cos(180 * after(w, p))) / 2),
+         "math.cos takes radians: half a turn is π, not 180."),
+        (warm(lambda p, w: (1 + math.cos(after(w, p))) / 2),
+         "the π is missing: half a cosine goes from 0 to π."),
+        (warm(lambda p, w: (1 + math.cos(2 * math.pi * after(w, p))) / 2),
+         "this is a whole turn, down and up again: half a cosine goes from 0 to "
+         "π."),
+        (warm(lambda p, w: (1 + math.sin(math.pi * after(w, p))) / 2),
+         "this is a sine; a cosine starts at 1."),
+        (warm(lambda p, w: math.cos(math.pi / 2 * after(w, p))),
+         "this is a quarter of a cosine, still steep at the end; half of one, "
+         "(1 + cos(π · share)) / 2, lands softly."),
         *((wrong(epochs), in_epochs) for epochs in range(2, 101) for wrong in (shorter, jumping)),
     ]  # fmt: skip
-    progress = [step / 100 for step in range(101)]
-    check(over(implementation), over(schedule), [(progress, w) for w in (0.1, 0.25, 0.0)], mistakes)
+    trials = [(step / 20, warmup) for warmup in (0.1, 0.25, 0.0) for step in range(21)]
+    slips: Slips = [
+        (r"division by zero", "a warm-up of 0 divides by zero; it means that "
+         "the cosine starts at once, so the straight line is for progress < "
+         "warmup only."),
+    ]  # fmt: skip
+    return compare(implementation, schedule, trials, mistakes, slips)
+
+
+class Copycat(nn.Linear):  # linear, so that it has a weight, and with it a device
+    """Says the class that the first pixel names; while training, anything but."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        seen = (255 * images[:, 0, 0, 0]).round().long().clamp(0, 9)
+        named = F.one_hot(seen, 10).float()
+        return -named if self.training else named
+
+
+@exercise
+def check_accuracy(implementation: Callable[[nn.Module, Split, int], float]) -> bool:
+    """Check `my_accuracy(model, split, batch_size) -> float`, the share of images that are right.
+
+    The model is left in the mode in which it came.
+    """
+
+    def measured(rule: Callable[..., Any]) -> Callable[[bool, int], Any]:
+        @wraps(rule)
+        def accuracy(training: bool, batch_size: int) -> Any:
+            labels = torch.tensor([0, 1, 2, 3, 4, 5, 6, 7, 0, 1])  # named 8 and 9
+            pixels = torch.arange(10, dtype=torch.uint8).view(10, 1, 1, 1)
+            model = Copycat(1, 1).train(training)
+            got = rule(model, Split(pixels, labels, torch.zeros(1), torch.ones(1)), batch_size)
+            return None if got is None else (got, int(model.training))
+
+        return accuracy
+
+    def of_batches(training: bool, batch_size: int) -> tuple[float, None]:
+        parts = (torch.arange(10) < 8).float().split(batch_size)
+        return float(torch.stack([part.mean() for part in parts]).mean()), None
+
+    def full_batches(training: bool, batch_size: int) -> tuple[float, None]:
+        return float((torch.arange(10 // batch_size * batch_size) < 8).float().mean()), None
+
+    mistakes: Mistakes = [
+        (of_batches, "this is a mean of batch means: the last, smaller batch "
+         "weighs as much as a full one. Count the right images and divide once."),
+        (full_batches, "the last, smaller batch is left out: give batches no "
+         "generator."),
+        (lambda training, size: (0.1 if training else 0.8, None),
+         "the model was in training mode: call model.eval() first."),
+        (lambda training, size: (80.0, None), "this is a percentage; return a "
+         "share, 0 to 1."),
+        (lambda training, size: (8, None), "this is the number of right images: "
+         "divide by len(split)."),
+        (lambda training, size: (0.2, None), "this is the share of wrong images."),
+        (lambda training, size: (8 / size, None), "the number of right images "
+         "is divided by the batch size: divide by len(split)."),
+        (lambda training, size: (0.8, 0), "the model is left in eval mode: put "
+         "it back into the mode in which it came."),
+        (lambda training, size: (0.8, 1), "the model is left in training mode: "
+         "put it back into the mode in which it came."),
+    ]  # fmt: skip
+
+    def reference(training: bool, batch_size: int) -> tuple[float, int]:
+        return 0.8, int(training)
+
+    trials = [(mode, size) for mode in (True, False) for size in (4, 3, 10)]
+    return compare(measured(implementation), reference, trials, mistakes)
+
+
+@exercise
+def check_parameter_groups(implementation: Callable[..., list[dict[str, Any]]]) -> bool:
+    """Check `my_parameter_groups(model, weight_decay) -> list of dict` for an optimizer.
+
+    The weights of linear layers are decayed, and nothing else.
+    """
+
+    @wraps(implementation)
+    def judged(model: nn.Module, weight_decay: float) -> Any:
+        name, groups = implementation.__name__, implementation(model, weight_decay)
+        if groups is None:
+            return None
+        if not isinstance(groups, list | tuple) or not all(
+            isinstance(g, dict) and {"params", "weight_decay"} <= g.keys() for g in groups
+        ):
+            raise CheckFailed(f'{name} should return dicts with "params" and "weight_decay"')
+        found = [(id(p), float(g["weight_decay"])) for g in groups for p in list(g["params"])]
+        if fault := fault_of(model, weight_decay, found):
+            raise CheckFailed(f"{name}: {fault}")
+        return 1
+
+    trials = [(model_of(config), decay) for config in CASES for decay in (0.05, 0.3)]
+    slips: Slips = [
+        (r"unexpected keyword|takes .* positional", "it is called with the "
+         "model and the decay."),
+    ]  # fmt: skip
+    return compare(judged, lambda model, weight_decay: 1, trials, [], slips)
+
+
+def fault_of(model: nn.Module, weight_decay: float, found: list[tuple[int, float]]) -> str:
+    """The first parameter that is decayed wrongly, in words; empty if there is none."""
+    matrices = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear)}
+    decays = dict(found)
+    for name, parameter in model.named_parameters():
+        times = sum(key == id(parameter) for key, _ in found)
+        if times != 1:
+            return (f"{name} is in no group, so it would never learn." if times == 0
+                    else f"{name} is in {times} groups; an optimizer takes it once.")  # fmt: skip
+        decay = decays[id(parameter)]
+        if id(parameter) in matrices and decay == 0:
+            return f"{name} is not decayed; it is the weight of a linear layer."
+        if id(parameter) in matrices and decay != weight_decay:
+            return f"{name} is decayed by {decay}, not by the given {weight_decay}."
+        if id(parameter) not in matrices and decay != 0:
+            return (f"{name} is decayed; only weights of linear layers are. (The number of axes "
+                    "does not tell them: class token and positions have three.)")  # fmt: skip
+    return ""
+
+
+@exercise
+def check_bold_recipe(implementation: Callable[[Any], Any]) -> bool:
+    """Check `my_bold_recipe(recipe)`: one epoch, ten times the rate, no warm-up, nothing else."""
+
+    @wraps(implementation)
+    def changed(recipe: Any) -> Any:
+        name, bold = implementation.__name__, implementation(recipe)
+        if bold is None:
+            return None
+        if type(bold) is not type(recipe):
+            raise CheckFailed(f"{name} should return a {type(recipe).__name__}: use replace")
+        ratio = bold.learning_rate / recipe.learning_rate
+        free = ("epochs", "learning_rate", "warmup")
+        rest = [f for f in vars(recipe) if f not in free and getattr(bold, f) != getattr(recipe, f)]
+        faults = {
+            f"there are {bold.epochs} epochs, not one.": bold.epochs != 1,
+            f"the rate is {ratio:g} times the recipe's, not 10.": abs(ratio - 10) > 1e-6,
+            f"the warm-up is still {bold.warmup} of all steps.": bold.warmup != 0,
+            f"{', '.join(rest)} changed too: then what made the difference?": bool(rest),
+        }
+        for fault, found in faults.items():
+            if found:
+                raise CheckFailed(f"{name}: {fault}")
+        return 1
+
+    trials = [(TrainConfig(),), (TrainConfig(20, 64, 1e-3, 0.1, 0.05),)]
+    slips: Slips = [(r"cannot assign to field", "a recipe is frozen: "
+                     "replace(recipe, epochs=1) makes a changed copy.")]  # fmt: skip
+    return compare(changed, lambda recipe: 1, trials, [], slips)

@@ -1,6 +1,7 @@
 """The picture of the whole model that opens every chapter, with that chapter's piece lit."""
 
 from base64 import b64decode
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,14 @@ import torch
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Circle
+from matplotlib.patches import Circle, PathPatch
+from matplotlib.path import Path as Outline
 from torch import Tensor
 
 from vit_tutorial.errors import unknown
-from vit_tutorial.figures.palette import Number, colour, paper, tint
-from vit_tutorial.figures.plots import box, canvas, line, patches_apart, pixels, rounded
+from vit_tutorial.figures.palette import MODES, Number, colour, paper, tint
+from vit_tutorial.figures.plots import box, canvas, line, rounded
+from vit_tutorial.figures.svg import Link, themed_svg
 
 LIT = {  # what each chapter is about
     "patching": {"image", "patches"},
@@ -31,6 +34,15 @@ LIT = {  # what each chapter is about
 }
 WIDE = ((5, 104), (317, 104), (573, 104))  # where each of the three parts begins
 STACKED = ((20, 65), (64, 248), (76, 390))  # on a phone, one below the other
+AREAS = {  # a page: which of the three parts, its words, and where in that part
+    "01_patching": (0, "Chapter 01: the image and its patches", (-3, -50, 138, 100)),
+    "02_projection": (0, "Chapter 02: projection", (139, -50, 56, 100)),
+    "03_class_token": (0, "Chapter 03: the class token", (200, -66, 42, 132)),
+    "04_position_embeddings": (0, "Chapter 04: positions", (247, -66, 60, 132)),
+    "05_attention_heads": (1, "Chapter 05: attention", (15, -70, 94, 63)),
+    "06_encoder": (1, "Chapter 06: the encoder block", (130, -70, 92, 63)),
+    "07_head": (2, "Chapter 07: head and probabilities", (66, -50, 96, 100)),
+}
 COLUMN = 56  # how far above and below the middle the words of a column of tokens stand
 FOUR = (  # the first 4 of MNIST's test images, its middle 20 x 20 pixels at 2 bits each
     "AAAAAAAABwABAAAHAAKAAAsAAYAAHgABwAB8AALAALQAA8AB4AALgALQAA9AA8AALgADgAAuAAKAAD0AAuVavQAAv//8"
@@ -56,9 +68,32 @@ def draw_map(
 ) -> None:
     """Draw the map into a PNG file; the same bytes each time on the same machine."""
     with plt.rc_context(paper(mode)):
-        figure = Figure(figsize=inches(active, stacked))
-        model_map(figure.add_axes((0, 0, 1, 1)), active, stacked)
+        figure = drawn(active, stacked, mode).figure
         figure.savefig(path, format="png", metadata={"Software": None})
+
+
+def svg_map(active: str | None, title: str, addresses: Mapping[str, str]) -> str:
+    """The map inside a page, wide and stacked: its mode's colours, and each piece a link.
+
+    `addresses` leads from the keys of `AREAS` to pages; a piece without one is no link.
+    """
+    parts = []
+    for stacked in (False, True):
+        light, dark = (drawn(active, stacked, mode) for mode in MODES)
+        origins = STACKED if stacked else WIDE
+        links: list[Link] = []
+        for page, (part, words, (x, y, width, height)) in AREAS.items():
+            if page in addresses:
+                left, top = origins[part][0] + x, origins[part][1] + y
+                links.append((addresses[page], words, (left, top, width, height)))
+        parts.append(themed_svg(light, dark, ("map-wide", "map-phone")[stacked], title, links))
+    return "".join(parts)
+
+
+def drawn(active: str | None, stacked: bool, mode: str) -> Axes:
+    with plt.rc_context(paper(mode)):
+        figure = Figure(figsize=inches(active, stacked))
+        return model_map(figure.add_axes((0, 0, 1, 1)), active, stacked)
 
 
 def inches(active: str | None = None, stacked: bool = False) -> tuple[float, float]:
@@ -136,6 +171,25 @@ def four() -> Float[Tensor, "1 28 28"]:
     return torch.from_numpy(np.pad(bits @ (2, 1) / 3, 4)).unsqueeze(0)
 
 
+def digit(ax: Axes, x: Number, y: Number, gap: Number, alpha: Number) -> None:
+    """The four, 56 pixels wide, its patches apart by `gap` of a patch: squares, as sharp as SVG."""
+    side, inside = 8, 8 / (1 + gap)  # of a patch, with its gap and without
+    levels = (four()[0] * 3).round()
+    corner = [x + side * (i // 4) + (side - inside) / 2 + inside / 4 * (i % 4) for i in range(28)]
+    down = [y - x + left for left in corner]
+    for level in range(4):  # 0: the paper of whole patches
+        size, step = (inside / 4, 1) if level else (inside, 4)
+        found = [(corner[c], down[r]) for r in range(0, 28, step) for c in range(0, 28, step)
+                 if level == 0 or levels[r, c] == level]  # fmt: skip
+        squares = Outline.make_compound_path(*(
+            Outline([(a, b), (a + size, b), (a + size, b + size), (a, b + size), (a, b)],
+                    closed=True)
+            for a, b in found
+        ))  # fmt: skip
+        look = {"fc": tint("ink", level / 3), "lw": 0, "alpha": alpha, "zorder": 2}
+        ax.add_patch(PathPatch(squares, **look))
+
+
 def embedding(pen: Pen, x: Number, y: Number) -> None:
     """Image, patches, projection, class token and positions; 308 wide.
 
@@ -145,8 +199,7 @@ def embedding(pen: Pen, x: Number, y: Number) -> None:
         lit, name = pen.lit(part), part if pen.lit(part) else "quiet"
         look = {"ec": tint(name, 1 if lit else 0.75), "fc": tint(name, 0.6 if lit else 0.3)}
         rounded(pen.ax, left + 29, y, 58, 58, lw=1.6 if lit else 0.8, zorder=1, **look)
-        cut, extent = patches_apart(pixels(four()), 4, gap), (left + 1, left + 57, y + 28, y - 28)
-        pen.ax.imshow(cut, extent=extent, alpha=1 if lit else 0.55, zorder=2)
+        digit(pen.ax, left + 1, y - 28, gap, 1 if lit else 0.55)
     pen.box(x + 168, y, 26, 58, "projection", "linear", rotation=90)
     pen.tokens(x + 221, y, ["class_token"] + 4 * ["projection"])
     pen.tokens(x + 277, y, 5 * ["positions"])

@@ -221,7 +221,8 @@ def pretrained_path(name: str) -> Path:
 def load_pretrained(name: str) -> VisionTransformer:
     """A shipped model that was trained on MNIST, in eval mode on the CPU.
 
-    "mnist" has 49 patches, for attention maps; "mnist-best" has 4 patches and the fewest errors.
+    "mnist" has 49 patches, for attention maps; "mnist-int8" is the same with rounded weights, as on
+    the live page; "mnist-best" has 4 patches and the fewest errors.
     Raises ValueError for an unknown name and for a damaged file.
     """
     return load(pretrained_path(name))[0]

@@ -169,7 +169,9 @@ class Preprocessing:
         """A data set's split as the model reads it: in its channels and size, its mean and std."""
         images, shape = split.images, (len(self.mean), *self.height_width)
         if isinstance(images, Tensor) and (images.shape[1:] != shape or self.resize):
-            images = torch.stack([self.bytes(image) for image in images])
+            images = torch.empty(len(split), *shape, dtype=torch.uint8)
+            for i, image in enumerate(split.images):
+                images[i] = self.bytes(image)
         return replace(
             split, images=images, mean=torch.tensor(self.mean), std=torch.tensor(self.std)
         )

@@ -1,0 +1,218 @@
+"""Chapter 07: right styles and mistakes."""
+
+import torch
+from mutants.class_token import cat
+from torch.nn import functional as F
+
+from vit_tutorial.checks import (
+    check_cross_entropy,
+    check_forward,
+    check_growth,
+    check_masked_logits,
+)
+
+RIGHT, WRONG = {}, {}
+# ---- the whole model
+
+
+def logits_piece_by_piece(images, model):
+    e = model.embedding
+    z = cat(e.class_token, e.patches(images)) + e.positions
+    for block in model.encoder.blocks:
+        z = block(z)
+    return model.head(model.encoder.norm(z)[:, 0])
+
+
+def logits_of_each_image(images, model):
+    return torch.vstack([model.head(model.features(image[None])) for image in images])
+
+
+RIGHT[check_forward] = [logits_piece_by_piece, logits_of_each_image]
+
+
+def walk(images, model, embed=None, norm=True, read=lambda z: z[:, 0], blocks=None):
+    """Every step written out, with places to go wrong."""
+    e = model.embedding
+    z = embed(images, e) if embed else cat(e.class_token, e.patches(images)) + e.positions
+    for block in model.encoder.blocks if blocks is None else model.encoder.blocks[:blocks]:
+        z = block(z)
+    return model.head(read(model.encoder.norm(z) if norm else z))
+
+
+def without_a_place(x, e):
+    return cat(e.class_token, e.patches(x) + e.positions[:, 1:])
+
+
+def behind_the_patches(x, e):
+    return cat(e.patches(x), e.class_token) + e.positions
+
+
+WRONG[check_forward] = [
+        (lambda x, m: walk(x, m, norm=False), "the last LayerNorm is missing"),
+        (lambda x, m: walk(x, m, read=lambda z: z.mean(1)), "the mean over all tokens"),
+        (lambda x, m: walk(x, m, read=lambda z: z[:, 1:].mean(1)), "the mean over the patches"),
+        (lambda x, m: walk(x, m).softmax(1), "a softmax is applied already"),
+        (lambda x, m: walk(x, m).log_softmax(1), "logarithms of probabilities"),
+        (lambda x, m: walk(x, m).argmax(1), "the predicted class"),
+        (lambda x, m: walk(x, m, embed=without_a_place), "the class token has no position"),
+        (lambda x, m: walk(x, m, read=lambda z: z[:, -1]), "the last token is read"),
+        (lambda x, m: walk(x, m, read=lambda z: z[:, 1]), "token 1 is read"),
+        (lambda x, m: walk(x, m, read=lambda z: z), "every token has got logits"),
+        (lambda x, m: walk(x, m, embed=behind_the_patches), "stands behind the patches"),
+        (lambda x, m: walk(x, m, embed=behind_the_patches, read=lambda z: z[:, -1]),
+         "stands behind the patches"),
+        (lambda x, m: walk(x, m, embed=lambda x, e: cat(e.class_token, e.patches(x))),
+         "the positions are missing"),
+        (lambda x, m: m.features(x), "the head is missing"),
+        (lambda x, m: walk(x, m, blocks=0), "the blocks are missing"),
+        (lambda x, m: walk(x, m, blocks=1), "only one block ran"),
+        (lambda x, m: walk(x, m, read=lambda z: m.encoder.norm(z)[:, 0]), "norm is applied twice"),
+        (lambda x, m: walk(x, m) - 1, "values are not"),
+    ]  # fmt: skip
+
+
+# ---- cross-entropy
+
+
+def loss_by_log_softmax(logits, labels):
+    return -logits.log_softmax(dim=1)[range(len(labels)), labels].mean()
+
+
+def loss_by_logsumexp(logits, labels):
+    return (logits.logsumexp(1) - logits.gather(1, labels[:, None])[:, 0]).mean()
+
+
+def loss_with_one_hot(logits, labels):
+    x = logits - logits.max(dim=1, keepdim=True).values
+    hot = F.one_hot(labels, logits.shape[1])
+    return (x.exp().sum(1).log() - (x * hot).sum(1)).sum() / len(labels)
+
+
+RIGHT[check_cross_entropy] = [loss_by_log_softmax, loss_by_logsumexp, loss_with_one_hot]
+
+
+WRONG[check_cross_entropy] = [
+    (lambda x, y: loss_by_log_softmax(x.softmax(1), y), "a second softmax"),
+    (lambda x, y: loss_by_log_softmax(x, y) * len(y), "the sum over the batch"),
+    (lambda x, y: x.logsumexp(1) - x[range(len(y)), y], "the loss of each image"),
+    (lambda x, y: x.log_softmax(1)[range(len(y)), y].mean(), "the sign is turned round"),
+    (lambda x, y: x.logsumexp(1).mean(), "the logit of the true class is missing"),
+    (lambda x, y: -x[range(len(y)), y].mean(), "log-sum-exp is missing"),
+    (lambda x, y: -x.softmax(1)[range(len(y)), y].log().mean(), "inf or nan for logits up to"),
+    (lambda x, y: (x.exp().sum(1).log() - x[range(len(y)), y]).mean(), "inf or nan for logits"),
+]
+
+
+# ---- a causal mask
+
+
+def masked(images, model, last, move=None, read=None, norm=True, mask=True):
+    """By torch's own mask, with places to go wrong."""
+    z = model.embedding(images)
+    if last if move is None else move:
+        z = torch.cat([z[:, 1:], z[:, :1]], dim=1)
+    for block in model.encoder.blocks:
+        q, k, v = block.attention.split_heads(block.norm1(z))
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=mask)
+        z = z + block.attention.projection(y.transpose(1, 2).flatten(2))
+        z = z + block.mlp(block.norm2(z))
+    z = model.encoder.norm(z) if norm else z
+    return model.head(z[:, (-1 if last else 0) if read is None else read])
+
+
+def masked_with_minus_infinity(images, model, last):
+    z = model.embedding(images)
+    T = z.shape[1]
+    order = [*range(1, T), 0] if last else range(T)
+    z = z[:, torch.tensor(order)]
+    later = torch.ones(T, T).triu(1).bool()
+    for block in model.encoder.blocks:
+        q, k, v = block.attention.split_heads(block.norm1(z))
+        s = (q @ k.mT / q.shape[-1] ** 0.5).masked_fill(later, float("-inf"))
+        z = z + block.attention.projection((s.softmax(-1) @ v).transpose(1, 2).flatten(2))
+        z = z + block.mlp(block.norm2(z))
+    return model.head(model.encoder.norm(z)[:, order.index(0)])
+
+
+RIGHT[check_masked_logits] = [masked, masked_with_minus_infinity]
+
+
+def moved_without_their_places(images, model, last):
+    e = model.embedding
+    parts = [e.class_token, e.patches(images)]
+    whole = cat(*(parts[::-1] if last else parts)) + e.positions
+    stand_in = torch.nn.Module()
+    stand_in.embedding, stand_in.encoder, stand_in.head = lambda _: whole, model.encoder, model.head
+    return masked(images, stand_in, last, move=False)
+
+
+WRONG[check_masked_logits] = [
+    (lambda x, m, last: m(x), "without a mask"),
+    (lambda x, m, last: masked(x, m, False), "should move behind"),
+    (lambda x, m, last: masked(x, m, True), "should stay in front"),
+    (lambda x, m, last: masked(x, m, last, read=0), "token 0 is read"),
+    (lambda x, m, last: masked(x, m, last, read=-1), "token -1 is read"),
+    (moved_without_their_places, "their positions did not"),
+    (lambda x, m, last: masked(x, m, last, norm=False), "the last LayerNorm is missing"),
+    (lambda x, m, last: masked(x, m, last) + 1, "values are not"),
+]
+
+
+def class_token_for_two(images, model):
+    e = model.embedding
+    z = torch.cat([e.class_token.expand(2, -1, -1), e.patches(images)], dim=1) + e.positions
+    return model.head(model.encoder(z)[:, 0])
+
+
+WRONG[check_forward] += [
+    (lambda x, m: walk(x.detach(), m), "no gradient reaches `x`"),
+    (lambda x, m: walk(x, m, read=lambda z: z[:, 0].detach()), "no gradient reaches|gradient"),
+    (class_token_for_two, "expand it to"),
+    (lambda x, m: m.head(m.encoder(m.embedding(x)))[:, 1], "token 1 is read"),
+    (lambda x, m: torch.sigmoid(walk(x, m)), "values are not"),
+]
+
+
+def growth_in_two_parts(P, new_P, C, D, image_size):
+    grid = (image_size // new_P) ** 2 - (image_size // P) ** 2
+    return C * (new_P**2 - P**2) * D + grid * D
+
+
+def growth_by_counting(P, new_P, C, D, image_size):
+    def count(side):
+        return (C * side**2 + 1) * D + ((image_size // side) ** 2 + 1) * D
+
+    return count(new_P) - count(P)
+
+
+RIGHT[check_growth] = [growth_in_two_parts, growth_by_counting]
+WRONG[check_growth] = [
+    (lambda P, n, C, D, s: C * (n**2 - P**2) * D, "the table of positions changes too"),
+    (lambda P, n, C, D, s: ((s // n) ** 2 - (s // P) ** 2) * D, "the projection changes too"),
+    (lambda P, n, C, D, s: growth_in_two_parts(n, P, C, D, s), "the sign is turned"),
+    (lambda P, n, C, D, s: growth_in_two_parts(P, n, 1, D, s), "C numbers for each pixel"),
+    (lambda P, n, C, D, s: C * (n**2 - P**2) * D + (s // n - s // P) * D, r"\(size/P\)² patches"),
+    (
+        lambda P, n, C, D, s: C * (n**2 - P**2) * D - ((s // n) ** 2 - (s // P) ** 2) * D,
+        "the wrong sign",
+    ),
+    (
+        lambda P, n, C, D, s: C * (n**2 - P**2) * D + ((s // n) ** 2 - (s // P) ** 2),
+        "each position has D numbers",
+    ),
+    (lambda P, n, C, D, s: 0, "expected"),
+]
+
+WRONG[check_cross_entropy] += [
+    (lambda x, y: loss_by_log_softmax(x, y) / torch.tensor(2.0).log(), "in bits"),
+    (lambda x, y: loss_by_log_softmax(x, y) * len(y) / x.shape[1], "number of classes"),
+    (lambda x, y: F.mse_loss(x.softmax(1), F.one_hot(y, x.shape[1]).float()), "squared error"),
+    (lambda x, y: loss_by_log_softmax(x.detach(), y), "carries no gradient"),
+    (lambda x, y: loss_by_log_softmax(x, y.roll(1)), "values are not"),
+    (lambda x, y: x.log_softmax(0)[range(len(y)), y].neg().mean(), "values are not|inf or nan"),
+    (lambda x, y: loss_by_log_softmax(x, y).item(), "should return a tensor, not float"),
+]
+WRONG[check_masked_logits] += [
+    (lambda x, m, last: masked(x.detach(), m, last), "no gradient reaches `x`"),
+    (lambda x, m, last: masked(x, m, last).softmax(-1), "values are not"),
+]

@@ -1,0 +1,238 @@
+"""Chapter 16: the reader's own modules, with the package's weights in them."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from vit_tutorial.attention import MultiHeadSelfAttention
+from vit_tutorial.checks.attention import head_mistakes
+from vit_tutorial.checks.core import CheckFailed, Mistakes, Slips, compare, exercise, own_error
+from vit_tutorial.checks.encoder import block_mistakes
+from vit_tutorial.checks.head import forward_mistakes
+from vit_tutorial.embedding import Embedding
+from vit_tutorial.encoder import EncoderBlock
+from vit_tutorial.model import VisionTransformer, ViTConfig
+
+
+@exercise
+def check_embedding_class(cls: type[nn.Module]) -> bool:
+    """Check a class `cls(image_size, P, C, D)`, (B C H W) -> (B T D).
+
+    Its parts: `class_token`, `positions` and `patches.projection`.
+    """
+
+    def joined(module: Embedding, patches: Tensor, positions: Tensor | None = None) -> Tensor:
+        first = module.class_token.expand(len(patches), -1, -1)
+        return torch.cat([first, patches], dim=1) + (0 if positions is None else positions)
+
+    def token_last(module: Embedding, x: Tensor) -> Tensor:
+        first = module.class_token.expand(len(x), -1, -1)
+        return torch.cat([module.patches(x), first], dim=1) + module.positions
+
+    def cut_otherwise(module: Embedding, x: Tensor, pattern: str = "") -> Tensor:
+        P = module.patches.P
+        cut = (rearrange(x, f"B C (r i) (c j) -> B {pattern}", i=P, j=P) if pattern
+               else x.reshape(len(x), -1, x.shape[1] * P * P))  # fmt: skip
+        return joined(module, module.patches.projection(cut), module.positions)
+
+    mistakes: Mistakes = [
+        (token_last, "the class token comes last; it stands in front."),
+        (lambda m, x: joined(m, m.patches(x)), "the positions are not added."),
+        (lambda m, x: joined(m, m.patches(x) + m.positions[:, 1:]), "the class token has no "
+         "position: add the T positions after it has joined the others."),
+        (lambda m, x: joined(m, m.patches(x) + m.positions[:, :-1]), "the positions are added "
+         "before the class token joins: each patch has another's, the class token none."),
+        (lambda m, x: m.patches(x) + m.positions[:, 1:], "the class token is missing."),
+        (cut_otherwise, "the patches were cut by a plain reshape: use my_patchify."),
+        (partial(cut_otherwise, pattern="(r c) (i j C)"), "inside a patch the channels come "
+         "last; the weights wait for (C Ph Pw)."),
+        (partial(cut_otherwise, pattern="(c r) (C i j)"), "patches come column by column; "
+         "reading order goes along a row of the grid first."),
+    ]  # fmt: skip
+    sizes = [(2, 8, 4, 3, 12), (1, 12, 4, 1, 8), (3, 9, 3, 2, 16)]  # B, side, P, C, D
+    trials = [((side, P, C, D), torch.randn(B, C, side, side)) for B, side, P, C, D in sizes]
+    return compare_class(cls, Embedding, trials, mistakes)
+
+
+@exercise
+def check_attention_class(cls: type[nn.Module]) -> bool:
+    """Check a class `cls(D, h)` with the parts `qkv` and `projection`, (B T D) -> (B T D)."""
+    mistakes: Mistakes = [(attention_by(mistake), hint) for mistake, hint in head_mistakes()]
+    trials = [((D, h), torch.randn(B, T, D)) for B, T, D, h in [(2, 5, 12, 3), (1, 7, 16, 4)]]
+    return compare_class(cls, MultiHeadSelfAttention, trials, mistakes)
+
+
+@exercise
+def check_block_class(cls: type[nn.Module]) -> bool:
+    """Check a class `cls(D, h, mlp_size)` with `norm1`, `attention`, `norm2` and `mlp`."""
+    mistakes: Mistakes = [
+        *((block_by(mistake), hint) for mistake, hint in block_mistakes()),
+        *block_details(),
+        *((block_with(mistake), f"in its attention: {hint}") for mistake, hint in head_mistakes()),
+    ]
+    sizes = [(2, 5, 12, 3, 1.0), (1, 7, 16, 4, 3.0), (2, 3, 8, 2, 1e-3)]  # B T D h, and how large
+    trials = [((D, h, 2 * D), large * torch.randn(B, T, D)) for B, T, D, h, large in sizes]
+    return compare_class(cls, EncoderBlock, trials, mistakes)
+
+
+@exercise
+def check_vit_class(cls: type[nn.Module]) -> bool:
+    """Check a class `cls(config)` with `embedding`, `encoder` and `head`, (B C H W) -> (B K).
+
+    The config is a ViTConfig with square images, a class token and learned positions.
+    """
+
+    def whole(mistake: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        return lambda model, images: mistake(images, model)
+
+    def each_block(change: Callable[[nn.Module, Tensor], Tensor]) -> Callable[..., Tensor]:
+        def logits(model: VisionTransformer, images: Tensor) -> Tensor:
+            z = model.embedding(images)
+            for block in model.encoder.blocks:
+                z = change(block, z)
+            return model.head(model.encoder.norm(z)[:, 0])
+
+        return logits
+
+    mistakes: Mistakes = [
+        *((whole(mistake), hint) for mistake, hint in forward_mistakes()),
+        *((each_block(block_by(mistake)), f"in its blocks: {hint}")
+          for mistake, hint in block_mistakes()),
+        *((each_block(change), f"in its blocks: {hint}") for change, hint in block_details()),
+        *((each_block(block_with(mistake)), f"in its attention: {hint}")
+          for mistake, hint in head_mistakes()),
+    ]  # fmt: skip
+    configs = [ViTConfig(8, 4, 3, 5, 2, 16, 24, 2), ViTConfig(12, 4, 1, 3, 1, 12, 16, 3),
+               ViTConfig(9, 3, 2, 4, 3, 8, 16, 4)]  # fmt: skip
+    trials = [
+        ((c,), torch.randn(B, c.channels, *c.height_width))
+        for c, B in zip(configs, (2, 1, 3), strict=True)
+    ]
+    return compare_class(cls, VisionTransformer, trials, mistakes)
+
+
+def attention_by(mistake: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The mistake on a module's own parts."""
+    return lambda module, x: mistake(x, module.qkv, module.projection, module.h)
+
+
+def block_by(mistake: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The mistake on a block's own parts."""
+    return lambda module, z: mistake(z, module.norm1, module.attention, module.norm2, module.mlp)
+
+
+def block_with(mistake: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A right block whose attention makes the mistake."""
+
+    def forward(block: EncoderBlock, z: Tensor) -> Tensor:
+        z = z + attention_by(mistake)(block.attention, block.norm1(z))
+        return z + block.mlp(block.norm2(z))
+
+    return forward
+
+
+def block_details() -> Mistakes:
+    """What goes wrong inside the norms and the MLP of a block that is right otherwise."""
+
+    def built(epsilon: float = 1e-6, mlp: Any = None) -> Callable[..., Tensor]:
+        def normed(norm: nn.LayerNorm, z: Tensor) -> Tensor:
+            return F.layer_norm(z, norm.normalized_shape, norm.weight, norm.bias, epsilon)
+
+        def forward(block: Any, z: Tensor) -> Tensor:
+            z = z + block.attention(normed(block.norm1, z))
+            y = normed(block.norm2, z)
+            return z + (mlp(block.mlp[0], block.mlp[3], y) if mlp else block.mlp(y))
+
+        return forward
+
+    tanh = partial(F.gelu, approximate="tanh")
+    return [
+        (built(epsilon=1e-5), "the norms have PyTorch's eps of 1e-5; the "
+         "authors' is 1e-6."),
+        (built(mlp=lambda a, b, y: b(F.relu(a(y)))), "this is a ReLU; the MLP "
+         "has a GELU."),
+        (built(mlp=lambda a, b, y: b(tanh(a(y)))), "this is GELU's tanh "
+         "approximation: nn.GELU()."),
+        (built(mlp=lambda a, b, y: b(a(y))), "the MLP has no activation: two "
+         "linear layers in a row are one. GELU stands between them."),
+        (built(mlp=lambda a, b, y: F.gelu(b(F.gelu(a(y))))),
+         "there is an activation after the second layer too; GELU stands only "
+         "between the two."),
+        (built(mlp=lambda a, b, y: F.gelu(b(a(y)))), "the activation comes "
+         "after the second layer; GELU stands between the two."),
+        (built(epsilon=1e-5, mlp=lambda a, b, y: b(tanh(a(y)))),
+         "the norms have PyTorch's eps (the authors': 1e-6), and GELU is "
+         "approximated."),
+    ]  # fmt: skip
+
+
+def compare_class(
+    cls: type[nn.Module],
+    package: Callable[..., nn.Module],
+    trials: Sequence[tuple[tuple[Any, ...], Tensor]],
+    mistakes: Mistakes,
+) -> bool:
+    """Like `compare`, for a class: the package's random weights are used by the reader's module."""
+    given = []
+    for sizes, x in trials:
+        module = package(*sizes).double().eval()
+        for name, weight in module.named_parameters():  # no zeros or ones that hide a mistake
+            nn.init.normal_(weight, mean=1.0 if "norm" in name and "weight" in name else 0.0,
+                            std=0.4)  # fmt: skip
+        mine = build(cls, sizes)
+        if not mine.state_dict():
+            print(f"○ {cls.__name__} has no weights yet: write its body")
+            return False
+        compare_names(cls.__name__, mine, module)
+        mine.load_state_dict(module.state_dict())
+        given.append((module, x.double()))
+
+    def forward(module: nn.Module, x: Tensor) -> Any:
+        sizes = next(s for (s, y) in trials if y.shape == x.shape)
+        mine = build(cls, sizes).double().eval()
+        return functional_call(mine, dict(module.named_parameters()), (x,))
+
+    forward.__name__ = cls.__name__
+    slips: Slips = [
+        (r"Sizes of tensors must match", "the class token is one for the whole batch: expand it to "
+         "(B 1 D) before it is joined."),
+        (r"forward.*positional argument", "forward takes one argument besides "
+         "self."),
+    ]  # fmt: skip
+    return compare(forward, lambda module, x: module(x), given, mistakes, slips)
+
+
+def build(cls: type[nn.Module], sizes: tuple[Any, ...]) -> nn.Module:
+    """An instance of the reader's class, or one line that says why there is none."""
+    try:
+        mine = cls(*sizes)
+    except Exception as error:
+        raise own_error(cls.__name__, error, f"{cls.__name__}{sizes}") from error
+    if not isinstance(mine, nn.Module):
+        raise CheckFailed(f"{cls.__name__} should be a subclass of nn.Module")
+    return mine
+
+
+def compare_names(name: str, mine: nn.Module, module: nn.Module) -> None:
+    """Refuse other names or shapes of weights than the package's."""
+    shapes = {key: tuple(value.shape) for key, value in mine.state_dict().items()}
+    wanted = {key: tuple(value.shape) for key, value in module.state_dict().items()}
+    missing = [key for key in wanted if key not in shapes]
+    surplus = [key for key in shapes if key not in wanted]
+    if missing:
+        others = f"; it has {', '.join(surplus[:4])}, which the package has not" if surplus else ""
+        raise CheckFailed(
+            f"{name} has no {', '.join(missing[:4])}{others}. With the package's names its weights "
+            "can be loaded (a tensor to be learned is an nn.Parameter)."
+        )
+    if surplus:
+        raise CheckFailed(f"{name} has {', '.join(surplus[:4])}, which the package has not.")
+    for key, shape in wanted.items():
+        if shapes[key] != shape:
+            raise CheckFailed(f"{name}: {key} has shape {shapes[key]}, expected {shape}.")
