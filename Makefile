@@ -22,7 +22,7 @@ RUN = @$(STEP) $(BIN)/python
 NBVAL := -p tools.twice -p no:cacheprovider --nbval-lax --nbval-current-env \
 	--nbval-cell-timeout=300 --nbval-sanitize-with=tools/nbval_sanitize.cfg
 
-.PHONY: help install lint unit notebooks book pages test quick serve outputs colab clean
+.PHONY: help install lint unit notebooks book pages test quick serve outputs colab print release clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -56,6 +56,12 @@ book: $(INSTALLED)  ## build the book; a warning is an error
 	@rm -rf _build
 	@$(STEP) $(BIN)/jupyter-book build . -W -n --keep-going --quiet
 	@test -f _build/html/book/index.html
+	@for toc in translations/*/_toc.yml; do test -f "$$toc" || continue; folder=$$(dirname "$$toc"); \
+		$(BIN)/jupyter-book build . --toc "$$toc" --path-output "_build/$$folder" -W -n --keep-going \
+			--quiet >/dev/null && mkdir -p _build/html/translations && \
+		cp -R "_build/$$folder/_build/html/$$folder" _build/html/translations/ && \
+		cp -R "_build/$$folder/_build/html/_images/." _build/html/_images/ && \
+		echo "in another language: _build/html/$$folder" || exit 1; done
 	@echo 'The book: _build/html/book/index.html (open it in a browser, or: make serve)'
 
 pages: $(INSTALLED)  ## the built pages: links, and in a browser, where there is one, axe and widths
@@ -72,8 +78,17 @@ serve: $(INSTALLED)  ## serve the built book on this machine alone
 outputs: $(INSTALLED)  ## run chapters in full on the real MNIST and store their outputs
 	@$(BIN)/python tools/run_notebooks.py $(CHAPTERS)
 
-colab: $(INSTALLED)  ## run one chapter as Colab would: a new environment, that notebook alone
-	@$(BIN)/python tools/colab_check.py $(if $(TORCH_INDEX),--torch-index $(TORCH_INDEX))
+colab: $(INSTALLED)  ## run chapters as Colab does, each alone: CHAPTERS="05", or all
+	@$(BIN)/python tools/colab_check.py $(CHAPTERS) $(if $(TORCH_INDEX),--torch-index $(TORCH_INDEX))
+
+print: $(INSTALLED)  ## the built book as one PDF, in dist/
+	@$(BIN)/python tools/print_book.py
+
+release: book print  ## wheel, source, notebooks and PDF, in dist/
+	@SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/python -m hatchling build -d dist
+	@$(BIN)/python tools/publish.py _build/notebooks
+	@cd _build/notebooks && $(CURDIR)/$(BIN)/python -m zipfile -c ../../dist/notebooks.zip book README.md
+	@ls -l dist
 
 clean:  ## remove what was built (.venv stays)
 	rm -rf _build book/figures dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

@@ -152,7 +152,7 @@ def test_the_reference_lists_every_module():
     assert listed == {m for m in PACKAGE if PACKAGE[m] and "_" not in (m[0], m.split(".")[-1][0])}
 
 
-def test_book_package_and_address_agree(capsys):
+def test_book_and_package_agree(capsys):
     assert sync_book.main([]) == 0, capsys.readouterr().out
 
 
@@ -161,10 +161,10 @@ def test_a_cell_that_differs_from_the_package_is_found_and_mended(tmp_path, caps
     cell = nbformat.v4.new_code_cell("softmax = None", metadata={"tags": [tag]})
     path = tmp_path / "chapter.ipynb"
     nbformat.write(nbformat.v4.new_notebook(cells=[cell]), path)
-    assert len(sync_book.sync_cells(path, "a/b", write=True)) == 1
+    assert len(sync_book.sync_cells(path, write=True)) == 1
     mended = path.read_bytes()
     assert b"def attention_weights(" in mended
-    assert sync_book.sync_cells(path, "a/b", write=True) == []
+    assert sync_book.sync_cells(path, write=True) == []
     assert path.read_bytes() == mended
 
 
@@ -173,18 +173,6 @@ def test_a_tag_without_its_object_is_named():
         sync_book.source("vit_tutorial.attention.attention_wieghts")
     with pytest.raises(LookupError, match=r"no module vit_tutorial\.atention"):
         sync_book.source("vit_tutorial.atention.attention_weights")
-
-
-def test_links_to_this_project_follow_the_address_and_others_stay(tmp_path, monkeypatch):
-    monkeypatch.setattr(sync_book, "ROOT", tmp_path)
-    path = tmp_path / "page.md"
-    other = "[authors](https://github.com/google-research/vision_transformer)"
-    path.write_text(f"pip install git+https://github.com/old/name\n{other}\n", encoding="utf-8")
-    assert len(sync_book.sync_address(path, "new/name.x", write=True)) == 1
-    assert path.read_text(encoding="utf-8") == (
-        f"pip install git+https://github.com/new/name.x\n{other}\n"
-    )
-    assert sync_book.sync_address(path, "new/name.x", write=True) == []
 
 
 @pytest.mark.parametrize("name", ON_THE_PATH)
@@ -270,7 +258,7 @@ def test_the_title_carries_the_chapters_number(chapter):
 @each_chapter
 def test_the_set_up_is_the_same_everywhere(chapter):
     (cell,) = with_tag(chapter, "setup")
-    assert cell.source == SETUP.format(slug=sync_book.repository())
+    assert cell.source == SETUP
 
 
 @each_chapter

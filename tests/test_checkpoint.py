@@ -281,10 +281,10 @@ def test_a_file_cut_short_anywhere_is_refused(path):
     whole = path.read_bytes()
     for length in range(0, len(whole), 61):
         path.write_bytes(whole[:length])
-        with pytest.raises(ValueError, match=f"{path} is not a whole safetensors file"):
+        with pytest.raises(ValueError, match=f"cannot read {path}: it is damaged, or"):
             load(path)
     path.write_bytes(whole + b"x")
-    with pytest.raises(ValueError, match=f"{path} is not a whole safetensors file"):
+    with pytest.raises(ValueError, match=f"cannot read {path}: it is damaged, or"):
         load(path)
 
 
@@ -328,7 +328,7 @@ def test_a_header_that_makes_no_sense_is_refused(path, damage):
     header = {"format": checkpoint.FORMAT, "config": '{"image_size": 8}', "more": "{}"}
     damage(header)
     save_file(tiny().state_dict(), path, header)
-    with pytest.raises(ValueError, match=f"the header of {path} is damaged"):
+    with pytest.raises(ValueError, match=f"cannot read {path}: "):
         load(path)
 
 
@@ -344,12 +344,12 @@ def test_tensors_that_do_not_fit_the_config_are_refused(path):
     header = {"format": checkpoint.FORMAT, "more": "{}"}
     config = json.dumps({**tiny().config.__dict__, "hidden_size": 16})
     save_file(tiny().state_dict(), path, {**header, "config": config})
-    with pytest.raises(ValueError, match=f"(?s)tensors in {path} do not fit.*8.*16"):
+    with pytest.raises(ValueError, match=f"cannot read {path}: the model does not fit.*8.*16"):
         load(path)
     tensors = tiny().state_dict()
     tensors.pop("head.bias")
     save_file(tensors, path, {**header, "config": json.dumps(tiny().config.__dict__)})
-    with pytest.raises(ValueError, match=r"(?s)do not fit.*head\.bias"):
+    with pytest.raises(ValueError, match=r"does not fit.*head\.bias"):
         load(path)
 
 
@@ -365,7 +365,7 @@ class Bomb:
 
 def test_a_pickle_is_refused_and_not_opened(path):
     torch.save({"model": Bomb(path.parent / "harm")}, path)
-    with pytest.raises(ValueError, match="is not a whole safetensors file"):
+    with pytest.raises(ValueError, match=f"cannot read {path}"):
         load(path)
     assert files(path.parent) == [path.name]
 
@@ -466,11 +466,7 @@ def test_a_folder_of_the_same_name_does_not_hide_the_shipped_model(tmp_path, mon
     assert from_checkpoint("mnist")[0].config.grid == (7, 7)
 
 
-def test_the_seed_of_a_model_is_its_own_and_0_for_the_weights_of_others(tmp_path):
-    config = ViTConfig(8, 4, 1, 3, 1, 8, 8, 2)
-    save(tmp_path / "ours.safetensors", VisionTransformer(config), seed=7)
-    save_file({"cls_token": torch.zeros(1, 1, 8)}, tmp_path / "theirs.safetensors")
-    assert hub.seed_of(tmp_path / "ours.safetensors") == 7
-    assert hub.seed_of(tmp_path / "theirs.safetensors") == 0
-    assert hub.seed_of("timm:vit_tiny_patch16_224") == 0
-    assert hub.seed_of("mnist") == pretrained_card("mnist")["seed"]
+def test_what_a_file_of_ours_says_beside_the_weights_is_at_hand_where_a_model_is_asked_for(path):
+    save(path, tiny(), seed=7, preprocessing=PREPARED)
+    assert hub.with_more(path)[2] == {"seed": 7, "preprocessing": PREPARED}
+    assert hub.with_more("mnist")[2]["data"] == pretrained_card("mnist")["data"]

@@ -72,7 +72,7 @@ def test_help_shows_examples(command, capsys):
 
 def test_every_example_in_the_help_is_understood():
     lines = [line.split() for line in cli.EXAMPLES.splitlines()[1:]]
-    assert len(lines) == 10
+    assert len(lines) == 11
     for words in lines:
         assert words[0] in ("vit-tutorial", "torchrun")
         words = words[words.index("vit_tutorial") :] if words[0] == "torchrun" else words
@@ -237,11 +237,35 @@ def test_a_folder_of_photographs_is_trained_on_evaluated_and_asked(tmp_path, cap
     assert cli.main(["train", "--data", name, *recipe, *SMALL, "--out", str(out)]) == 0
     assert "2 x 2 patches" in capsys.readouterr().out
     weights = ["--weights", str(out / "model.safetensors")]
-    assert cli.main(["evaluate", *weights, "--data", name, "--image-size", "16"]) == 0
+    assert cli.main(["evaluate", *weights, "--data", name]) == 0
     assert "of 4 wrong" in capsys.readouterr().out
     picture = str(tmp_path / "photos" / "dark" / "0.png")
     assert cli.main(["predict", picture, *weights]) == 0
     assert {"dark", "light"} <= set(capsys.readouterr().out.split())
+
+
+def test_a_folder_that_has_grown_is_tested_on_what_was_not_seen(tmp_path, capsys):
+    name, out = folder_of(tmp_path, (8, 8)), tmp_path / "out"
+    words = ["train", "--data", name, "--epochs", "1", "--patch-size", "8", *SMALL]
+    assert cli.main([*words, "--out", str(out)]) == 0
+    for i in range(3):
+        Image.new("RGB", (8, 8), (i, 255, 0)).save(tmp_path / "photos" / "dark" / f"new{i}.png")
+    capsys.readouterr()
+    weights = str(out / "model.safetensors")
+    assert cli.main(["evaluate", "--data", name, "--weights", weights]) == 0
+    said = capsys.readouterr()
+    assert (
+        "18 images were seen in training and 2 in validation; of the 7 to test, 3 are" in said.err
+    )
+    assert "of 7 wrong" in said.out
+
+
+def test_photographs_get_a_size_a_model_and_a_recipe_of_their_own(tmp_path):
+    args = cli.parser().parse_args(["train", "--data", folder_of(tmp_path, (90, 70))])
+    _, model, data, recipe = cli.new_run(args)
+    assert model.config.height_width == (64, 64)
+    assert (model.config.patch_size, model.config.layers, data.test.images.shape[1]) == (8, 6, 3)
+    assert (recipe.augmentation, recipe.optimizer, recipe.batch_size) == ("photo", "muon", 2)
 
 
 def test_options_of_the_larger_runs_reach_the_recipe():
@@ -427,6 +451,9 @@ def test_info_takes_another_size_and_number_of_classes(capsys):
         ([*QUICK, "--accumulate", "3"], "3 parts do not divide batch_size 64"),
         ([*QUICK, "--seed", "-1"], "--seed must lie in 0..9223372036854775807, got -1"),
         ([*QUICK, "--dropout", "1"], "dropout must lie in [0, 1), got 1.0"),
+        ([*QUICK, "--augment", "1e30"], "augment must be at most 10, got 1e+30"),
+        ([*QUICK, "--hidden-size", "1000000000"], "training would take more than"),
+        ([*QUICK, "--layers", "1000000000"], "training would take more than"),
         ([*QUICK, "--image-size", "32"], "image_size=32 is for folders; digits"),
         ([*QUICK, "--device", "gpu"], "cannot use the device 'gpu'"),
         (["evaluate", "--weights", "nowhere.safetensors"], "no such checkpoint: nowhere"),
@@ -444,6 +471,28 @@ def test_wrong_input_costs_one_clear_line(words, message, tmp_path, monkeypatch,
     assert not list(tmp_path.rglob("*.safetensors"))
 
 
+@pytest.mark.parametrize(
+    ("classes", "more", "message"),
+    [
+        (["only"], [], "has one class, 'only': expected at least two"),
+        (["a", "b"], ["--image-size", "40000"], "images of at most 67,108,864 pixels, got 40000 x"),
+        (
+            ["a", "b"],
+            ["--image-size", "1000", "--patch-size", "1", "--layers", "999"],
+            "would take more than",
+        ),
+    ],
+)
+def test_a_folder_that_cannot_be_trained_on_is_refused(tmp_path, capsys, classes, more, message):
+    for name in classes:
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for i in range(3):
+            Image.new("L", (4, 4), i).save(tmp_path / "data" / name / f"{i}.png")
+    words = ["train", "--data", f"folder:{tmp_path / 'data'}", "--out", tmp_path / "out"]
+    assert message in refused(capsys, *words, *more)
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_image_that_is_none_is_named(tmp_path, capsys):
     (tmp_path / "notes.png").write_text("not a picture")
     assert "cannot read the image" in refused(capsys, "predict", tmp_path / "notes.png")
@@ -453,12 +502,13 @@ def test_weights_that_are_none_are_named(tmp_path, capsys):
     (tmp_path / "half.safetensors").write_bytes(b"half")
     weights = tmp_path / "half.safetensors"
     said = refused(capsys, "evaluate", "--weights", weights, "--data", "digits")
-    assert f"{weights} is not a whole safetensors file" in said
+    assert f"cannot read {weights}: it is damaged, or holds no weights" in said
 
 
-def test_data_that_do_not_fit_the_model_are_refused(tmp_path, capsys):
-    said = refused(capsys, "evaluate", "--data", folder_of(tmp_path, (16, 16), mode="L"))
-    assert "expected images of shape (C, H, W) = (1, 28, 28), got (1, 16, 16)" in said
+def test_classes_that_the_model_does_not_know_are_refused_whatever_the_size(tmp_path, capsys):
+    name = folder_of(tmp_path, (16, 16), mode="L")
+    said = refused(capsys, "evaluate", "--data", name)
+    assert f"mnist knows the classes (10) 0, 1, 2, ..., {name} has (2) dark, light" in said
 
 
 def test_a_batch_larger_than_the_data_is_refused(tmp_path, capsys):

@@ -197,11 +197,27 @@ def test_mnist_that_is_neither_here_nor_to_be_fetched_is_refused_with_a_way_out(
     assert f"fetching MNIST into {tmp_path}" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("part", ["train-images-idx3", "t10k-labels-idx1"])
 @pytest.mark.parametrize("bad", [b"", b"hello", b"\0\0\x08\x03", None])
-def test_damaged_files_are_refused_with_the_folder(tmp_path, bad):
-    file = write_mnist(tmp_path) / "train-images-idx3-ubyte"
-    file.write_bytes(file.read_bytes()[:-100] if bad is None else bad)
-    with pytest.raises(ValueError, match=f"mnist is neither in {tmp_path}"):
+def test_of_damaged_files_it_is_said_what_to_delete_and_they_are_no_default(
+    tmp_path, monkeypatch, capsys, part, bad
+):
+    file = write_mnist(tmp_path) / f"{part}-ubyte"
+    file.write_bytes(file.read_bytes()[:-9] if bad is None else bad)
+    message = rf"{tmp_path}/MNIST/raw is damaged \(.*\): delete it, to fetch it anew"
+    with pytest.raises(ValueError, match=message):
+        load("mnist", root=tmp_path)
+    monkeypatch.setenv("VIT_TUTORIAL_DATA", str(tmp_path))
+    monkeypatch.delenv("VIT_TUTORIAL_BUDGET")
+    assert default_dataset() == "digits"
+    assert f"{tmp_path}/MNIST/raw is damaged" in capsys.readouterr().out
+
+
+def test_images_and_labels_of_another_number_are_damaged(tmp_path):
+    folder = write_mnist(tmp_path)
+    labels = (folder / "t10k-labels-idx1-ubyte").read_bytes()
+    (folder / "train-labels-idx1-ubyte").write_bytes(labels)
+    with pytest.raises(ValueError, match=r"raw is damaged \(240 images and 40 labels\)"):
         load("mnist", root=tmp_path)
 
 
@@ -249,6 +265,27 @@ def test_data_lie_where_the_caller_says_else_the_environment_else_in_the_cache(
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert data_root().parts[-2:] == (".cache", "vit_tutorial")
     assert data_root().is_absolute()
+    home = data_root()
+    monkeypatch.setenv("XDG_CACHE_HOME", "")  # as good as none
+    assert data_root() == home
+
+
+def test_where_there_is_no_home_folder_it_is_said_what_to_set(monkeypatch):
+    def homeless(path):
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("VIT_TUTORIAL_DATA", "XDG_CACHE_HOME", "VIT_TUTORIAL_BUDGET"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(data.Path, "expanduser", homeless)
+    with pytest.raises(ValueError, match=r"home directory\. Set VIT_TUTORIAL_DATA to a folder"):
+        load("mnist")
+    assert default_dataset() == "digits"
+
+
+def test_a_cache_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(ValueError, match=r"mnist is neither in .*file/cache nor could it be fetc"):
+        load("mnist", root=tmp_path / "file" / "cache")
 
 
 @pytest.mark.parametrize(("labels", "range_"), [([0, 5], r"0\.\.5"), ([-1, 1], r"-1\.\.1")])

@@ -7,8 +7,10 @@ from torchvision.models.resnet import BasicBlock, ResNet
 from torchvision.models.vision_transformer import VisionTransformer as TorchvisionViT
 
 from vit_tutorial.benchmarks import bugs
+from vit_tutorial.benchmarks.record import read
 from vit_tutorial.checks import diagnose
-from vit_tutorial.checks.diagnose import TESTS
+from vit_tutorial.checks.diagnose import TESTS, Case
+from vit_tutorial.data import load
 from vit_tutorial.model import VisionTransformer, ViTConfig
 from vit_tutorial.train import parameter_groups
 
@@ -143,14 +145,8 @@ def test_twenty_right_models_with_xavier_heads_are_no_fault():
         torch.manual_seed(seed)
         model = VisionTransformer(ViTConfig(16, 8, 3, 7, 1, 16, 32, 2))
         nn.init.xavier_uniform_(model.head.weight)
-        case = diagnose_case(model)
+        case = Case(model, *images_and_labels(size=16, K=7))
         assert TESTS["first loss near ln K"](case)[0] == "passed"
-
-
-def diagnose_case(model):
-    from vit_tutorial.checks.diagnose import Case
-
-    return Case(model, *images_and_labels(size=16, K=7))
 
 
 def test_the_model_keeps_its_weights_gradients_and_mode():
@@ -162,3 +158,17 @@ def test_the_model_keeps_its_weights_gradients_and_mode():
     assert all(p.grad is None for p in model.parameters())
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
     assert torch.equal(dice, torch.get_rng_state())
+
+
+def test_a_piece_is_trained_and_a_batch_in_the_class_token_takes_no_other():
+    digits = bugs.first_images(load("digits"), 200)
+    right = bugs.run(bugs.PIECES[bugs.RIGHT], digits, 0, passes=1)
+    baked = bugs.run(bugs.PIECES["batch in the class token"], digits, 0, passes=1)
+    assert 0 <= right["accuracy"] <= 1
+    assert baked["train_loss"] == right["train_loss"]
+    assert baked["accuracy_alone"] is None
+
+
+def test_the_record_holds_every_piece_with_three_seeds():
+    runs = [(run["variant"], run["seed"]) for run in read("bugs")["runs"]]
+    assert sorted(runs) == sorted((name, seed) for name in bugs.PIECES for seed in range(3))

@@ -1,6 +1,7 @@
 """`vit-tutorial finetune` on a folder of images, and the report that it leaves."""
 
 import json
+import os
 import re
 from dataclasses import replace
 from html import escape
@@ -9,6 +10,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix
@@ -16,6 +18,7 @@ from sklearn.metrics import confusion_matrix
 from vit_tutorial import __main__ as cli
 from vit_tutorial import from_checkpoint, train
 from vit_tutorial.data import Data, Split
+from vit_tutorial.figures.report import draw_errors
 from vit_tutorial.lab import report as reports
 from vit_tutorial.lab import run as runs
 from vit_tutorial.lab.report import confusion, headline, html_report, wilson
@@ -121,6 +124,18 @@ def test_the_weights_on_disk_have_the_accuracy_on_the_card(run, photos):
     assert train.evaluate(model, data.test).accuracy == card["test_accuracy"]
 
 
+def test_evaluation_gives_the_figure_that_finetuning_printed(run, photos, capsys):
+    weights = str(run[0] / "model.safetensors")
+    assert cli.main(["evaluate", "--data", f"folder:{photos}", "--weights", weights]) == 0
+    card = json.loads((run[0] / "card.json").read_text())
+    said = capsys.readouterr()
+    assert f"accuracy {card['test_accuracy']:.2%} (" in said.out
+    assert said.err == (
+        f"{photos}: 27 images were seen in training and 3 in validation; of the 6 to test, 0 are "
+        "new since then\n"
+    )
+
+
 def test_the_new_weights_answer_with_the_folders_class_names(run, photos, capsys):
     picture = str(photos / "green" / "0.png")
     assert cli.main(["predict", picture, "--weights", str(run[0] / "model.safetensors")]) == 0
@@ -211,6 +226,45 @@ def test_without_a_name_the_output_folder_is_called_after_the_images(
     words = ["finetune", "--data", f"folder:{photos}", "--weights", run[1], "--epochs", "1"]
     assert cli.main([*words, "--seed", "4"]) == 0
     assert (tmp_path / "runs" / "finetune-photos-seed4" / "report.html").is_file()
+
+
+@pytest.mark.parametrize("timm", [True, False])
+def test_where_little_was_transferred_what_helps_more_is_offered(
+    photos, tmp_path, monkeypatch, undrawn, capsys, timm
+):
+    monkeypatch.setattr(cli, "reachable", lambda: timm)
+    monkeypatch.setattr(cli, "find_spec", lambda name: object())
+    words = ["--learning-rate", "1e-9", "--device", "cpu", "--out", str(tmp_path / "out")]
+    assert cli.main(["finetune", "--data", f"folder:{photos}", "--epochs", "1", *words]) == 0
+    said = capsys.readouterr()
+    assert "always to answer '<b>$a_$ & \"b\"' would get 33.33% (2 of 6)" in said.out
+    first, last = (line for line in said.err.splitlines() if "note" in line)
+    assert "the shipped weights know grey digits alone" in first
+    assert "not surely better: what mnist knows does not help here" in last
+    tuned = f"vit-tutorial finetune --data folder:{photos} --weights timm:vit_tiny_patch16_224"
+    own = f"vit-tutorial train --data folder:{photos}"
+    order = f"try {tuned}, or {own}" if timm else f"try {own}, or {tuned} (needs timm and a"
+    assert order in first
+    assert order in last
+
+
+def test_names_of_any_kind_reach_the_report(tmp_path, undrawn, capsys):
+    names = [os.fsdecode(b"caf\xe9"), "<b>x\n\x1b[31m", "\u732b", "y" * 200]
+    for label, name in enumerate(names):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for i in range(3):
+            file = tmp_path / "data" / name / (os.fsdecode(b"\xff") + f"{i}.png")
+            Image.new("L", (9, 9), 40 * i + label).save(file)
+    weights = pretrained(tmp_path / "old.safetensors", layers=1)
+    assert finetune(tmp_path / "data", weights, tmp_path / "out") == 0
+    page = Page((tmp_path / "out" / "report.html").read_text(encoding="utf-8"))
+    for seen in (r"caf\xe9", r"<b>x\n\x1b[31m", "\u732b", "y" * 200):
+        assert page.words.count(f" {seen} ") >= 3  # a row, a column, the table
+    picture = tmp_path / "data" / names[0] / (os.fsdecode(b"\xff") + "0.png")
+    new = str(tmp_path / "out" / "model.safetensors")
+    capsys.readouterr()
+    assert cli.main(["predict", str(picture), "--weights", new]) == 0
+    assert r"\xff0.png: " in capsys.readouterr().out
 
 
 # ---- what a user can get wrong
@@ -373,6 +427,28 @@ def test_a_long_name_is_cut_in_the_drawing_alone():
     names = ["a" * 60, "b", "c"]
     shown = confusion(torch.tensor([[0, 1, 0], [0, 0, 0], [0, 0, 0]]), names)
     assert "a" * 60 in shown  # in the words for those who cannot see it
+
+
+def test_of_many_classes_the_worst_pairs_are_listed_beside_a_picture_of_one_size():
+    shown = {}
+    for K in (31, 1000):
+        matrix = 5 * torch.eye(K).long()
+        matrix[3, 7], matrix[K - 1, 2] = 4, 2
+        shown[K] = Page(confusion(matrix, [f"c{i}" for i in range(K)]))
+        words = "class taken for images c3 c7 4 of 9 c{} c2 2 of 7 "
+        assert shown[K].words == words.format(K - 1)
+    sizes = [(page.images[0]["width"], page.images[0]["height"]) for page in shown.values()]
+    assert sizes == [("480", "480")] * 2
+
+
+def test_no_pair_of_many_classes_is_lost_in_the_picture(monkeypatch):
+    drawn = []
+    monkeypatch.setattr("matplotlib.axes.Axes.imshow", lambda ax, x, **_: drawn.append(x))
+    matrix = torch.zeros(1000, 1000).long()
+    matrix[999, 0], matrix[5, 5] = 3, 100
+    draw_errors(Figure(), matrix)
+    assert drawn[0].shape == (200, 200)
+    assert drawn[0][199, 0] == drawn[0].sum() == 3
 
 
 @pytest.mark.parametrize(("right", "n"), [(0, 1), (1, 1), (0, 7), (32, 36), (9945, 10000), (5, 10)])

@@ -17,6 +17,7 @@ from torchvision.transforms import v2
 
 from vit_tutorial import data
 from vit_tutorial.data import Split, batches
+from vit_tutorial.errors import shown
 from vit_tutorial.lab import folders
 from vit_tutorial.lab.augment import random_photo
 from vit_tutorial.lab.folders import Files, FileSplit, load
@@ -494,3 +495,203 @@ def test_images_on_disk_are_adapted_to_a_model_as_those_in_memory(tmp_path, monk
     assert difference.abs().max() <= 1
     with pytest.raises(ValueError, match="the model reads 2 channels, image files have 1 or 3"):
         adapt(on_disk, replace(prepared, mean=(0.5, 0.5), std=(0.2, 0.2)))
+
+
+# ---- folders that are not as one thinks
+
+
+def named(split):
+    """The classes of a split's images by the red of write_folder's pictures, with their number."""
+    return sorted(zip(split.labels.tolist(), split.images[:, 0, 0, 0].tolist(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "test"),
+    [
+        ("train", "val", "test"),
+        ("Training", "VALID", "Testing"),
+        ("train_set", "validation", "TEST"),
+    ],
+)
+def test_splits_are_known_by_any_of_their_names(tmp_path, train, val, test):
+    for name, count in ((train, 5), (val, 2), (test, 3)):
+        write_folder(tmp_path / name, count=count)
+    loaded = load(f"folder:{tmp_path}")
+    assert loaded.classes == ["cat", "dog"]
+    for split, count in zip(splits(loaded), (5, 2, 3), strict=True):
+        pictures = [(k, 100 * k + 10 * i) for k in (0, 1) for i in range(count)]
+        assert named(split) == pictures
+
+
+@pytest.mark.parametrize("other", [None, "valid", "test"])
+def test_a_split_that_is_missing_is_taken_from_train(tmp_path, other):
+    write_folder(tmp_path / "train", count=20)
+    if other:
+        write_folder(tmp_path / other, count=4)
+    rest = {None: [[15, 15], [1, 1], [4, 4]], "valid": [[16, 16], [4, 4], [4, 4]]}
+    assert counts(load(f"folder:{tmp_path}")) == rest.get(other, [[18, 18], [2, 2], [4, 4]])
+
+
+@pytest.mark.parametrize(
+    ("places", "message"),
+    [
+        (["test/cat", "val/cat"], "beside it there is no train folder"),
+        (["train/cat", "test/cat", "emu"], "looks like a split, but beside it there is emu"),
+        (["bus", "car", "train"], "looks like a split, but beside it there is bus, car"),
+        (["train/cat", "val/cat", "Validation/cat"], "are both for the same split: keep one"),
+        (["train/train/cat", "train/test/cat"], "looks like a split, not a class: rename it"),
+        (["photos/cat", "photos/dog"], r"photos holds only folders \(cat, dog\)"),
+        (["cat/train", "cat/test", "dog/train"], r"cat holds only folders \(test, train\)"),
+        (["train/cat", "train/dog", "test/cat"], "do not hold the same classes: only one .* dog"),
+        (["train"], "train holds no folder: expected one sub-folder of images for each class"),
+        ([""], "holds no folder: expected one sub-folder of images for each class"),
+    ],
+)
+def test_a_folder_whose_classes_are_in_doubt_is_refused(tmp_path, places, message):
+    for place in places:
+        (tmp_path / place).mkdir(parents=True, exist_ok=True)
+        for i in range(4):
+            Image.new("L", (2, 2), i).save(tmp_path / place / f"{i}.png")
+    with pytest.raises(ValueError, match=message):
+        load(f"folder:{tmp_path}")
+
+
+def test_runs_inside_the_data_are_no_class_and_their_pictures_no_images(tmp_path, capsys):
+    name = write_folder(tmp_path)
+    expected = load(name)
+    for run in ("runs/one", "cat"):  # as `train` leaves them
+        (tmp_path / run).mkdir(parents=True, exist_ok=True)
+        (tmp_path / run / "metrics.jsonl").touch()
+        for picture in ("curves.png", "attention.png"):
+            Image.new("RGB", (6, 4)).save(tmp_path / run / picture)
+    loaded = load(name)
+    assert loaded.classes == expected.classes
+    assert [*map(each_image, splits(loaded))] == [*map(each_image, splits(expected))]
+    assert "4 of a run" in capsys.readouterr().err
+
+
+def test_linked_folders_are_read_and_circles_end(tmp_path, capsys):
+    write_folder(tmp_path / "data", count=4)
+    write_folder(tmp_path / "elsewhere", classes=("more", "emu"), count=3)
+    (tmp_path / "data" / "cat" / "more").symlink_to(tmp_path / "elsewhere" / "more")
+    (tmp_path / "data" / "emu").symlink_to(tmp_path / "elsewhere" / "emu")
+    (tmp_path / "data" / "cat" / "round").symlink_to(tmp_path / "data")
+    loaded = load(f"folder:{tmp_path / 'data'}")
+    assert loaded.classes == ["cat", "dog", "emu"]
+    assert [sum(of) for of in zip(*counts(loaded), strict=True)] == [7, 4, 3]
+
+
+def test_nothing_is_waited_for(tmp_path, capsys):
+    name = write_folder(tmp_path)
+    os.mkfifo(tmp_path / "cat" / "pipe.png")
+    (tmp_path / "cat" / "device.png").symlink_to("/dev/zero")
+    (tmp_path / "dog" / "null").symlink_to("/dev/null")
+    assert sum(map(len, splits(load(name)))) == 12
+    assert "2 .png that are no files, 1 without a suffix" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["folder:", "folder:~nobody-of-this-name/x"])
+def test_a_folder_without_a_name_or_an_owner_is_refused(name):
+    with pytest.raises(ValueError, match=r"no folder is named|cannot read folder:~nobody"):
+        load(name)
+
+
+def test_exact_copies_across_splits_are_said(tmp_path, capsys):
+    write_folder(tmp_path / "train", count=4)
+    write_folder(tmp_path / "test", count=6)
+    load(f"folder:{tmp_path}")
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert re.search(r"(6|7) images to validate or test are exact copies of training images", said)
+    assert re.search(r"as \S*test.cat.\d.png of \S*train.cat.\d.png: figures on them", said)
+
+
+def test_images_larger_than_asked_or_of_several_sizes_are_brought_to_one_size(tmp_path):
+    name = write_folder(tmp_path, size=(6, 4))
+    turned = Image.new("RGB", (4, 6))
+    exif = turned.getexif()
+    exif[0x0112] = 6
+    turned.save(tmp_path / "cat" / "turned.jpg", exif=exif)
+    for at_most, shape in ((6, (4, 6)), (5, (5, 5)), (None, (4, 6))):
+        assert load(name, at_most=at_most).train.images.shape[2:] == shape
+    Image.new("RGB", (3, 3)).save(tmp_path / "cat" / "small.png")
+    assert load(name, at_most=6).train.images.shape[2:] == (6, 6)
+
+
+def test_images_that_no_memory_holds_are_refused_before_any_is_read(tmp_path, monkeypatch):
+    name = write_folder(tmp_path)
+    monkeypatch.setattr(folders, "read_image", None)
+    with pytest.raises(ValueError, match="at most 67,108,864 pixels, got 40000 x 40000"):
+        load(name, image_size=40000)
+
+
+def test_a_file_on_disk_that_cannot_be_read_is_named_before_training(tmp_path, on_disk):
+    name = write_folder(tmp_path)
+    torn = on_disk(name).test.images.paths[0]
+    torn.write_bytes(torn.read_bytes()[:-20])  # the header is whole
+    with pytest.raises(ValueError, match=f"cannot read the image {torn}"):
+        on_disk(name)
+
+
+# ---- a folder that grows
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_a_grown_folder_is_split_as_it_was_with_all_that_is_new_to_test(
+    tmp_path, capsys, on_disk, lazy
+):
+    name, read = write_folder(tmp_path, count=20), on_disk if lazy else load
+    first = load(name, seed=1)
+    (tmp_path / "dog" / "3.png").rename(tmp_path / "dog" / "renamed.png")
+    Image.new("RGB", (6, 4), (1, 2, 3)).save(tmp_path / "cat" / "new.png")
+    capsys.readouterr()
+    again = read(name, seed=7, known=first.files)
+    said = f"{len(first.train)} images were seen in training and 2 in validation; of the 9 to test"
+    assert capsys.readouterr().err == f"{tmp_path}: {said}, 1 are new since then\n"
+    for one, other in zip(splits(first)[:2], splits(again)[:2], strict=True):
+        assert each_image(one) == each_image(other)
+    (new,) = each_image(again.test) - each_image(first.test)
+    assert set(new) == {1, 2, 3}
+    assert torch.equal(again.test.mean, again.train.mean)
+
+
+def test_what_was_moved_from_train_to_test_is_no_test_image(tmp_path):
+    for half in ("train", "test"):
+        write_folder(tmp_path / half, count=3 if half == "test" else 8, size=(len(half), 2))
+    name = f"folder:{tmp_path}"
+    first = load(name, image_size=4)
+    for file in (tmp_path / "train" / "cat").iterdir():
+        file.rename(tmp_path / "test" / "cat" / f"moved{file.name}")
+    Image.new("RGB", (5, 2)).save(tmp_path / "train" / "cat" / "new.png")
+    again = load(name, image_size=4, known=first.files)
+    assert [len(s) for s in splits(again)] == [len(s) for s in splits(first)]
+    assert torch.equal(again.test.images, first.test.images)
+
+
+def test_another_folder_is_new_altogether_and_one_without_news_is_refused(tmp_path):
+    first = load(write_folder(tmp_path / "one"))
+    other = load(write_folder(tmp_path / "two", size=(3, 3)), known=first.files)
+    assert [len(s) for s in splits(other)] == [0, 0, 12]
+    for path in (tmp_path / "one").rglob("*.png"):
+        if folders.hash_of(path) in folders.unpacked(first.files["test"]):
+            path.unlink()
+    with pytest.raises(ValueError, match="every image was seen in training or validation"):
+        load(f"folder:{tmp_path / 'one'}", known=first.files)
+
+
+# ---- names from outside
+
+
+@pytest.mark.parametrize(
+    ("name", "seen"),
+    [
+        ("plain name.png", "plain name.png"),
+        ("猫 و می\u200cخواهم ñ", "猫 و می\u200cخواهم ñ"),
+        ("a\x1b[31mb\r\nerror: \x9b", r"a\x1b[31mb\r\nerror: \x9b"),
+        (os.fsdecode(b"caf\xe9"), r"caf\xe9"),
+        ("\ud800\u202egnp.exe\u2028", r"\ud800\u202egnp.exe\u2028"),
+        ("a" * 9 + "b" * 9, "a" * 5 + "…" + "b" * 5),
+    ],
+)
+def test_a_name_from_outside_is_shown_without_doing_anything(name, seen):
+    assert shown(name, limit=300 if len(name) != 18 else 10) == seen

@@ -102,7 +102,7 @@ def test_timms_files_with_and_without_timms_config(tmp_path, monkeypatch):
         from_checkpoint(tmp_path / "model.safetensors")
     for damaged in ("{", "[]"):
         (tmp_path / "config.json").write_text(damaged)
-        with pytest.raises(ValueError, match=r"config\.json is damaged"):
+        with pytest.raises(ValueError, match=r"cannot read .*config\.json"):
             from_checkpoint(tmp_path / "model.safetensors")
     (tmp_path / "config.json").unlink()
     monkeypatch.setitem(sys.modules, "timm", None)
@@ -113,7 +113,7 @@ def assert_as_timm_prepares(prepared, theirs):
     cfg = timm.data.resolve_model_data_config(theirs)
     assert prepared.height_width == cfg["input_size"][1:]
     steps = timm.data.create_transform(**cfg, is_training=False)
-    assert_close(prepared(PHOTO)[0], steps(PHOTO), atol=0, rtol=0)
+    assert_close(prepared(PHOTO)[0].float(), steps(PHOTO), atol=0, rtol=0)
 
 
 @pytest.mark.parametrize("mode", ["center", "squash"])
@@ -231,7 +231,7 @@ def test_a_name_of_torchvision(monkeypatch):
     prepared = assert_loaded("torchvision:vit_b_32", theirs)
     weights = models.ViT_B_32_Weights.DEFAULT
     assert prepared.classes == tuple(weights.meta["categories"])
-    assert_close(prepared(PHOTO)[0], weights.transforms()(PHOTO), atol=0, rtol=0)
+    assert_close(prepared(PHOTO)[0].float(), weights.transforms()(PHOTO), atol=0, rtol=0)
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])

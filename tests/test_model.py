@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 from torchvision.models import vision_transformer
 
+from vit_tutorial.lab.export import export_onnx
 from vit_tutorial.model import VARIANTS, VisionTransformer, ViTConfig, variant
 from vit_tutorial.patches import patchify, unpatchify
 
@@ -406,11 +407,7 @@ def test_a_traced_model_takes_batches_of_any_size(pool):
 def test_onnx_with_a_dynamic_batch_gives_the_same_logits(pool, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is in the extra `test`")
     model, path = tiny(pool=pool).float(), tmp_path / "model.onnx"
-    torch.onnx.export(
-        model, (pictures().float(),), path, dynamo=True, verbose=False,
-        dynamic_shapes=({0: torch.export.Dim("B", min=1, max=64)},),
-        input_names=["images"], output_names=["logits"],
-    )  # fmt: skip
+    export_onnx(model, path)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     for B in (1, 3, 17):
         images = pictures(B).float()

@@ -179,7 +179,7 @@ def test_arrows_go_down_the_house_and_never_in_a_circle():
         assert rooms <= allowed.get(name.partition(".")[0], rooms), name
         if not name.startswith(("checks", "benchmarks", "__main__")):
             assert not rooms & {"checks", "benchmarks", "__main__"}, name
-        if not name.startswith(("lab", "benchmarks", "__main__")):
+        if not name.startswith(("lab", "checks", "benchmarks", "__main__")):
             assert "lab" not in rooms, name
 
 
@@ -258,10 +258,11 @@ def test_the_wheel_holds_the_package_its_types_and_its_weights_and_nothing_else(
         names = [name for name in archive.namelist() if ".dist-info/" not in name]
         metadata = [name for name in archive.namelist() if ".dist-info/" in name]
     expected = {f"vit_tutorial/{path.relative_to(PACKAGE).as_posix()}" for path in SOURCES.values()}
-    models = ("mnist.json", "mnist.safetensors", "mnist-best.json", "mnist-best.safetensors")
+    models = [f"{m}.{end}" for m in ("mnist", "mnist-best", "mnist-int8")
+              for end in ("json", "safetensors")]  # fmt: skip
     expected |= {f"vit_tutorial/weights/pretrained/{name}" for name in models}
     records = (PACKAGE / "benchmarks" / "records").glob("*.json")
     expected |= {f"vit_tutorial/benchmarks/records/{path.name}" for path in records}
-    assert set(names) == expected | {"vit_tutorial/py.typed"}
+    assert set(names) == expected | {"vit_tutorial/py.typed", "vit_tutorial/figures/report.html"}
     assert any(name.endswith("LICENSE") for name in metadata)
     assert any(name.endswith("entry_points.txt") for name in metadata)

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import json
+import multiprocessing
 import os
 import random
 import shutil
@@ -280,7 +281,49 @@ def test_a_finished_run_says_so_and_what_is_missing_is_made_again(whole, tmp_pat
     assert cards[0]["command"] == cards[1]["command"]  # that of the first start
 
 
+def test_two_trainings_do_not_write_to_one_folder(whole, tmp_path, capsys):
+    held = multiprocessing.get_context("fork")
+    begun, end = held.Event(), held.Event()
+
+    def hold():
+        with runs.locked(tmp_path):
+            begun.set()
+            end.wait(60)
+
+    other = held.Process(target=hold)
+    other.start()
+    assert begun.wait(60)
+    said = refused(capsys, *RUN, "--out", tmp_path)
+    assert said.endswith(f"another training is at work in {tmp_path}: give another --out")
+    other.kill()  # which leaves the file of the lock, but not the lock
+    other.join(60)
+    assert cli.main([*RUN, "--out", str(tmp_path)]) == 0
+    assert same(tmp_path, whole)
+    assert not (tmp_path / ".lock").exists()
+
+
+@pytest.mark.parametrize("name", ["card.json", "curves.png", "metrics.jsonl"])
+def test_files_of_others_are_not_overwritten(name, tmp_path, capsys):
+    (tmp_path / name).write_text("mine")
+    said = refused(capsys, *RUN, "--out", tmp_path)
+    assert f"{tmp_path / name} is there, and not of a run to resume: give another --out" in said
+    assert [file.read_text() for file in tmp_path.iterdir()] == ["mine"]
+
+
 # ---- damage
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "card.json"])
+def test_a_torn_file_of_a_finished_run_is_made_again(whole, name, tmp_path, capsys):
+    out = shutil.copytree(whole, tmp_path / "copy")
+    (out / name).write_bytes((out / name).read_bytes()[:-9])
+    assert cli.main(["train", "--resume", "--out", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert "is finished" not in said
+    assert (f"{out / name} is damaged: made again" in said) == (name == "model.safetensors")
+    assert same(out, whole)
+    assert cli.main(["train", "--resume", "--out", str(out)]) == 0
+    assert "is finished" in capsys.readouterr().out
 
 
 def test_no_damaged_or_foreign_state_is_ever_taken_for_a_whole_one(whole, tmp_path):

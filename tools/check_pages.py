@@ -4,12 +4,13 @@
 
 Every link within the book leads somewhere. Then a Chrome or Chromium of this machine opens each
 page once, and looks at it on phones and on a desk, in light and in dark: no error of a script, no
-request to another machine, nothing missing, nothing wider than the screen, nothing that axe has
-against it. Where no browser starts, it says so, and passes.
+request to another machine, nothing missing, nothing heavy, nothing wider than the screen, nothing
+that axe has against it. Where no browser starts, it says so, and passes.
 """
 
 import asyncio
 import functools
+import gzip
 import http.server
 import shutil
 import sys
@@ -57,9 +58,11 @@ CONTRAST = """() => {
 LAYOUT = """() => axe.run({
   preload: false, resultTypes: ["violations"], rules: { "color-contrast": { enabled: false } },
 })"""
-SETTLED = "async () => { await document.fonts.ready; await window.MathJax?.startup?.promise; }"
+SETTLED = "async () => { await document.fonts.ready; }"
 DRAWN = "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
 STILL = "* { transition: none !important; animation: none !important; }"
+TEXT = (".html", ".css", ".js", ".svg", ".json")  # sent compressed
+HEAVY = 400_000  # bytes of a first visit, compressed
 TOO_WIDE = "document.documentElement.scrollWidth > innerWidth"
 
 
@@ -120,11 +123,23 @@ def told(result: dict, view: str) -> list[str]:
     ]
 
 
-async def faults(page, address: str) -> list[str]:
+def weight(root: Path, asked: set[str]) -> int:
+    """The bytes over the wire of the files at these addresses."""
+    total = 0
+    for address in asked:
+        path = root / unquote(urlsplit(address).path).lstrip("/")
+        if path.is_file():
+            content = path.read_bytes()
+            total += len(gzip.compress(content, 6) if path.suffix in TEXT else content)
+    return total
+
+
+async def faults(page, address: str, root: Path) -> list[str]:
     """What is wrong with the page at `address`, in every width and in both colour schemes."""
     from axe_playwright_python.async_playwright import Axe
 
     found: list[str] = []
+    visited: set[str] = set()
     page.set_default_timeout(120_000)  # milliseconds, for a busy machine
     home = "{0.scheme}://{0.netloc}/".format(urlsplit(address))
 
@@ -133,6 +148,7 @@ async def faults(page, address: str) -> list[str]:
             found.append(f"{response.status}: {response.url}")
 
     def asked(request) -> None:  # no page needs a third party at reading time
+        visited.add(request.url)
         if not request.url.startswith((home, "data:", "blob:")):
             found.append(f"asks for {request.url}")
 
@@ -143,6 +159,8 @@ async def faults(page, address: str) -> list[str]:
     await page.emulate_media(color_scheme="light")
     await page.goto(address, wait_until="load")
     await page.evaluate(SETTLED)
+    if (heavy := weight(root, visited)) > HEAVY:
+        found.append(f"a first visit takes {heavy // 1000} KB, more than {HEAVY // 1000}")
     await page.evaluate(Axe().axe_script)
     for width in WIDTHS:
         await page.set_viewport_size({"width": width, "height": 900})
@@ -178,7 +196,8 @@ async def look(root: Path) -> list[str] | None:
     """The faults of every page below `root`/book, or None without a browser."""
     from playwright.async_api import async_playwright
 
-    names = [path.relative_to(root).as_posix() for path in sorted(root.glob("book/*.html"))]
+    found = [*sorted(root.glob("book/*.html")), *sorted(root.glob("translations/*/*.html"))]
+    names = [path.relative_to(root).as_posix() for path in found]
     async with async_playwright() as play:
         chrome = await browser(play)
         if chrome is None:
@@ -188,7 +207,7 @@ async def look(root: Path) -> list[str] | None:
         async def one(name: str, address: str) -> list[str]:
             async with turn:
                 page = await visit.new_page()
-                found = await faults(page, f"{address}/{name}")
+                found = await faults(page, f"{address}/{name}", root)
                 await page.close()
             return [f"{name}: {fault}" for fault in found]
 

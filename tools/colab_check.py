@@ -1,10 +1,11 @@
-"""Run one chapter the way Colab does: torch and Jupyter are there, the package is not.
+"""Run notebooks the way Colab does: torch and Jupyter are there, the package is not.
 
-    python tools/colab_check.py [chapter, such as 05] [--torch-index ADDRESS]
+    python tools/colab_check.py [05 08 ... | all] [--torch-index ADDRESS]
 
-A new environment gets torch, torchvision and the kernel; the notebook alone goes into an empty
-folder; its own first cell installs the package. The project's address is led to the last commit of
-this checkout, so the check needs a package index but no published repository.
+A new environment gets torch, torchvision and the kernel. Each notebook goes alone into an empty
+folder, and its own first cell installs the package. The project's address is led to the last
+commit of this checkout, so the check needs a package index but no published repository. A number
+names a chapter and, where there is one, its exercises.
 """
 
 import argparse
@@ -17,15 +18,21 @@ import time
 import venv
 from pathlib import Path
 
-from sync_book import repository
+from address import PLACEHOLDER
 
 ROOT = Path(__file__).resolve().parents[1]
 GIVEN = ["torch", "torchvision", "ipykernel", "nbclient", "nbformat", "matplotlib"]  # as in Colab
 RUN = """
-import nbformat, sys
+import nbformat, sys, time
 from nbclient import NotebookClient
 notebook = nbformat.read(sys.argv[1], as_version=4)
-NotebookClient(notebook, timeout=600, kernel_name="python3").execute()
+client = NotebookClient(notebook, timeout=600, kernel_name="python3")
+with client.setup_kernel():
+    for index, cell in enumerate(notebook.cells):
+        start = time.perf_counter()
+        client.execute_cell(cell, index)
+        if "setup" in cell.metadata.get("tags", []):
+            print(f"{time.perf_counter() - start:.0f}")
 """
 WHERE = "import torch, vit_tutorial; print(torch.__version__, vit_tutorial.__file__)"
 TORCH = "import torch; print(torch.__version__)"
@@ -41,59 +48,74 @@ def environment(folder: Path) -> dict[str, str]:
         "VIT_TUTORIAL_BUDGET": "quick",
         "GIT_CONFIG_COUNT": "1",
         "GIT_CONFIG_KEY_0": f"url.{ROOT.as_uri()}.insteadOf",
-        "GIT_CONFIG_VALUE_0": f"https://github.com/{repository()}",
+        "GIT_CONFIG_VALUE_0": f"https://github.com/{PLACEHOLDER}",
     }
 
 
-def check(chapter: Path, folder: Path, index: list[str]) -> None:
-    """Build the environment, run the chapter, and see that nothing came from elsewhere."""
-    venv.create(folder / "venv", with_pip=True)
-    python = folder / "venv" / "bin" / "python"
-    empty = folder / "content"
-    empty.mkdir()
-    shutil.copy(chapter, empty)
-    settings = environment(folder)
+class Colab:
+    """An environment as Colab has it, in a folder."""
 
-    def do(*command: str) -> str:
-        words = [str(python), *command]
+    def __init__(self, folder: Path, index: list[str]):
+        self.folder, self.settings = folder, environment(folder)
+        venv.create(folder / "venv", with_pip=True)
+        pins = ["-c", str(ROOT / "constraints.txt")]
+        self.do(folder, "-m", "pip", "install", "-q", *index, *pins, *GIVEN)
+        self.torch = self.do(folder, "-c", TORCH)
+
+    def do(self, place: Path, *words: str) -> str:
+        """What Python prints in the environment. Raises CalledProcessError where it fails."""
+        command = [str(self.folder / "venv" / "bin" / "python"), *words]
         run = subprocess.run(
-            words, cwd=empty, env=settings, check=True, text=True, stdout=subprocess.PIPE
+            command, cwd=place, env=self.settings, check=True, text=True, stdout=subprocess.PIPE
         )
         return run.stdout.strip()
 
-    pins = ["-c", str(ROOT / "constraints.txt")]
-    do("-m", "pip", "install", "-q", *index, *pins, *GIVEN)
-    before = do("-c", TORCH)
-    do("-c", RUN, chapter.name)
-    after, where = do("-c", WHERE).split(maxsplit=1)
-    if after != before:
-        raise RuntimeError(f"torch was {before}, and the first cell made it {after}")
-    if not Path(where).is_relative_to((folder / "venv").resolve()):
-        raise RuntimeError(f"the package was not installed by the notebook, but read from {where}")
+    def run(self, notebook: Path) -> str:
+        """Run one notebook alone; the seconds of its first cell. Raises RuntimeError if off."""
+        self.do(self.folder, "-m", "pip", "uninstall", "-q", "-y", "vit_tutorial")
+        with tempfile.TemporaryDirectory(dir=self.folder) as place:
+            empty = Path(place)
+            shutil.copy(notebook, empty)
+            seconds = self.do(empty, "-c", RUN, notebook.name)
+            after, where = self.do(empty, "-c", WHERE).split(maxsplit=1)
+        if after != self.torch:
+            raise RuntimeError(f"torch was {self.torch}, and the first cell made it {after}")
+        if not Path(where).is_relative_to((self.folder / "venv").resolve()):
+            raise RuntimeError(f"the package was not installed by the notebook, but is {where}")
+        return seconds
+
+
+def notebooks(names: list[str]) -> list[Path]:
+    """The chapters and exercises whose numbers are named, or all of them."""
+    found = sorted([*ROOT.glob("book/[0-9]*.ipynb"), *ROOT.glob("book/exercises/[0-9]*.ipynb")])
+    return [p for p in found if names == ["all"] or p.name[:2] in {name[:2] for name in names}]
 
 
 def main() -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("chapter", nargs="?", default="05")
+    parser.add_argument("chapters", nargs="*", default=["05"], help="numbers, or all")
     parser.add_argument("--torch-index", help="an extra index for a torch without CUDA")
     options = parser.parse_args()
-    found = sorted((ROOT / "book").glob(f"{options.chapter}*.ipynb"))
+    found = notebooks(options.chapters)
     if not found:
-        parser.error(f"no chapter {options.chapter} in book/")
+        parser.error(f"no chapter {' '.join(options.chapters)} in book/")
     index = ["--extra-index-url", options.torch_index] if options.torch_index else []
     status = ["git", "status", "--porcelain", "vit_tutorial", "pyproject.toml"]
     if subprocess.run(status, cwd=ROOT, capture_output=True, text=True, check=True).stdout:
         print("note: not everything is committed, and the check sees the last commit")
-    start = time.perf_counter()
+    failed = 0
     with tempfile.TemporaryDirectory() as folder:
-        try:
-            check(found[0], Path(folder).resolve(), index)
-        except (subprocess.CalledProcessError, RuntimeError) as error:
-            print(f"colab: {found[0].stem} FAILED: {error}")
-            return 1
-    print(f"colab: {found[0].stem} passed in {time.perf_counter() - start:.0f} s")
-    return 0
+        colab = Colab(Path(folder).resolve(), index)
+        for notebook in found:
+            name, start = notebook.relative_to(ROOT / "book"), time.perf_counter()
+            try:
+                first = colab.run(notebook)
+                told = f"passed in {time.perf_counter() - start:.0f} s, first cell {first} s"
+            except (subprocess.CalledProcessError, RuntimeError) as error:
+                failed, told = failed + 1, f"FAILED: {error}"
+            print(f"colab: {name} {told}", flush=True)
+    return int(failed > 0)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from nbformat import NotebookNode
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tools.run_notebooks import KERNEL
-from tools.sync_book import PLACEHOLDER, ROOT, TAG, repository
+from tools.sync_book import ROOT, TAG
 
 BOOK, FOLDER = ROOT / "book", ROOT / "book" / "exercises"
 SOLUTION = "# @title Solution"
@@ -162,9 +162,6 @@ def opening(title: str, name: str) -> str:
         "and nothing that gives the answer away. Fill in each `...`, run the cell, and read what "
         "the check says. The dots say how hard an exercise is. The solutions are in the chapter.",
     ]
-    if (slug := repository()) != PLACEHOLDER:
-        address = f"https://colab.research.google.com/github/{slug}/blob/main/book/exercises/{name}"
-        lines.append(f"[Open in Colab]({address})")
     return "\n\n".join(lines)
 
 

@@ -1,40 +1,28 @@
-"""Keep the book, the package and the project's address in agreement.
+"""Keep the book and the package in agreement.
 
-    python tools/sync_book.py                          say what differs; exit code 1 if so
-    python tools/sync_book.py --write                  copy package to cells, address to links
-    python tools/sync_book.py --repository owner/name  set the address, everywhere at once
+    python tools/sync_book.py           say what differs; exit code 1 if so
+    python tools/sync_book.py --write   copy package to cells
 
 A cell tagged `source:vit_tutorial.attention.MultiHeadSelfAttention` holds that object's source to
-the letter; a cell tagged `setup` holds SETUP. The address stands once, as Repository in
-pyproject.toml.
+the letter; a cell tagged `setup` holds SETUP. Its OWNER/REPO is replaced in the published copies
+(tools/publish.py). A translated chapter, translations/es/01_patching.ipynb, has the code and the
+outputs of the original.
 """
 
 import argparse
 import ast
-import re
 import sys
-import tomllib
 from pathlib import Path
 
 import nbformat
 
 ROOT = Path(__file__).resolve().parents[1]
 TAG = "source:"
-PLACEHOLDER = "OWNER/REPO"  # as long as the project has no public address
-SLUG = r"[A-Za-z0-9][A-Za-z0-9-]*/[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*?"
-# what stands before and after owner/name where a link is to this project and to no other
-OWN_LINK = re.compile(
-    r"(git\+https://github\.com/|git clone https://github\.com/|repository-code: https://github\.com/"
-    r"|colab\.research\.google\.com/github/|\n  url: https://github\.com/"
-    r"|https://github\.com/(?=[^\s/]+/[^\s/]+/actions/workflows/))"
-    rf"({SLUG})(?=\.git\b|[\s/)\"'`\\>]|$)"
-)
-OWN_PAGES = re.compile(r"(baseurl: )(https://\S+)")
 SETUP = """\
-import os
+import importlib.util
 
-if "COLAB_RELEASE_TAG" in os.environ:  # in Colab only: fetch the package
-    %pip install -q git+https://github.com/{slug}
+if importlib.util.find_spec("vit_tutorial") is None:  # in Colab: fetch the package
+    %pip install -q git+https://github.com/OWNER/REPO
 
 import matplotlib.pyplot as plt
 import torch
@@ -44,19 +32,8 @@ from vit_tutorial.train import default_device
 
 plt.rcParams.update(paper())  # the book's look
 torch.manual_seed(0)
-device = default_device()"""
-
-
-def repository() -> str:
-    """The project's owner/name."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    return project["urls"]["Repository"].removeprefix("https://github.com/")
-
-
-def pages(slug: str) -> str:
-    """The address of the built book on GitHub Pages."""
-    owner, name = slug.split("/")
-    return f"https://{owner if slug == PLACEHOLDER else owner.lower()}.github.io/{name}/"
+device = default_device()
+print(f"PyTorch {torch.__version__} on {device}")"""
 
 
 def source(name: str) -> str:
@@ -83,12 +60,12 @@ def tagged_cells(notebook):
                 yield tag.removeprefix(TAG), cell
 
 
-def sync_cells(path: Path, slug: str, write: bool) -> list[str]:
+def sync_cells(path: Path, write: bool) -> list[str]:
     """Compare one notebook with the package; with `write`, copy package to cells."""
     notebook = nbformat.read(path, as_version=4)
     expected = [(name, cell, source(name)) for name, cell in tagged_cells(notebook)]
     setups = [c for c in notebook.cells if "setup" in c.metadata.get("tags", [])]
-    expected += [("the set-up cell", cell, SETUP.format(slug=slug)) for cell in setups]
+    expected += [("the set-up cell", cell, SETUP) for cell in setups]
     stale = [name for name, cell, text in expected if cell.source != text]
     if stale and write:
         for _, cell, text in expected:
@@ -97,51 +74,45 @@ def sync_cells(path: Path, slug: str, write: bool) -> list[str]:
     return [f"{path.name}: {name} differs" for name in stale]
 
 
-def sync_address(path: Path, slug: str, write: bool) -> list[str]:
-    """Compare one file's links to this project with its address; with `write`, mend them."""
-    old = path.read_text(encoding="utf-8")
-    new = OWN_PAGES.sub(rf"\g<1>{pages(slug)}", OWN_LINK.sub(rf"\g<1>{slug}", old))
-    if slug != PLACEHOLDER:
-        new = new.replace(pages(PLACEHOLDER), pages(slug)).replace(PLACEHOLDER, slug)
-    if new != old and write:
-        path.write_text(new, encoding="utf-8")
-    return [f"{path.relative_to(ROOT)}: a link does not lead to {slug}"] if new != old else []
+def sync_translation(path: Path, write: bool) -> list[str]:
+    """Compare a translated chapter's code with the original's; with `write`, copy it, outputs too.
 
-
-def set_repository(slug: str) -> None:
-    """Write a new owner/name into pyproject.toml and every link that held the old one."""
-    old = repository()
-    for path in [ROOT / "pyproject.toml", *linked_files()]:
-        text = path.read_text(encoding="utf-8").replace(pages(old), pages(slug))
-        path.write_text(text.replace(f"github.com/{old}", f"github.com/{slug}"), encoding="utf-8")
-
-
-def linked_files() -> list[Path]:
-    """The files that hold links to this project."""
-    names = ["_config.yml", "README.md", "CITATION.cff"]
-    return [ROOT / n for n in names] + sorted([*ROOT.glob("book/*.md"), *ROOT.glob("book/*.ipynb")])
+    Raises LookupError if there is no such chapter, or one with another number of code cells.
+    """
+    original = ROOT / "book" / path.name
+    if not original.is_file():
+        raise LookupError(f"{path.relative_to(ROOT)} translates no chapter of the book")
+    there, here = (nbformat.read(p, as_version=4) for p in (original, path))
+    pairs = [[c for c in book.cells if c.cell_type == "code"] for book in (here, there)]
+    if len(pairs[0]) != len(pairs[1]):
+        counts = f"{len(pairs[0])} code cells, the original {len(pairs[1])}"
+        raise LookupError(f"{path.relative_to(ROOT)} has {counts}")
+    stale = [i for i, (ours, theirs) in enumerate(zip(*pairs, strict=True), start=1)
+             if (ours.source, ours.outputs) != (theirs.source, theirs.outputs)]  # fmt: skip
+    if stale and write:
+        for ours, theirs in zip(*pairs, strict=True):
+            for key in ("source", "outputs", "execution_count"):
+                ours[key] = theirs[key]
+        nbformat.write(here, path)
+    return [f"{path.relative_to(ROOT)}: code cell {i} differs" for i in stale]
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; the exit code is 1 where something differs and nothing was written."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--write", action="store_true", help="copy package to cells")
-    parser.add_argument("--repository", metavar="OWNER/NAME", help="set the project's address")
     options = parser.parse_args(arguments)
-    if options.repository:
-        if not re.fullmatch(SLUG, options.repository):
-            parser.error(f"expected owner/name, got {options.repository!r}")
-        set_repository(options.repository)
-    slug, write = repository(), options.write or bool(options.repository)
+    write = options.write
     try:
-        found = [x for p in sorted(ROOT.glob("book/*.ipynb")) for x in sync_cells(p, slug, write)]
+        found = [x for p in sorted(ROOT.glob("book/*.ipynb")) for x in sync_cells(p, write)]
+        translated = sorted(ROOT.glob("translations/*/*.ipynb"))
+        found += [x for p in translated for x in sync_translation(p, write)]
     except LookupError as error:
         print(f"sync_book: {error.args[0]}")
         return 1
-    found += [x for p in linked_files() for x in sync_address(p, slug, write)]
     print(*found, sep="\n", end="\n" if found else "")
     if not found:
-        print("sync_book: book, package and address agree")
+        print("sync_book: book and package agree")
     elif write:
         print(f"sync_book: {len(found)} mended")
     else:

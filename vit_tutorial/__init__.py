@@ -3,14 +3,16 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from vit_tutorial.model import VisionTransformer, ViTConfig, variant
-
 if TYPE_CHECKING:
+    from vit_tutorial.model import VisionTransformer, ViTConfig, variant
     from vit_tutorial.weights.checkpoint import load_pretrained
     from vit_tutorial.weights.hub import from_checkpoint
 
 __all__ = ["ViTConfig", "VisionTransformer", "from_checkpoint", "load_pretrained", "variant"]
-LATER = {  # imported when asked for: reading files and images needs more than the model does
+LATER = {  # imported when asked for: torch takes seconds, in which Ctrl-C is to be answered
+    "ViTConfig": "vit_tutorial.model",
+    "VisionTransformer": "vit_tutorial.model",
+    "variant": "vit_tutorial.model",
     "from_checkpoint": "vit_tutorial.weights.hub",
     "load_pretrained": "vit_tutorial.weights.checkpoint",
 }

@@ -1,51 +1,61 @@
-"""The command line: train, finetune, evaluate, predict, info."""
+"""The command line: train, finetune, evaluate, predict, export, info."""
 
 import argparse
+import os
 import shlex
 import signal
+import socket
 import sys
+import traceback
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
+from importlib.util import find_spec
 from math import gcd, prod
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import torch
-from matplotlib.figure import Figure
 
 from vit_tutorial.attention_maps import class_token_maps
 from vit_tutorial.data import NAMES, Data, default_dataset
-from vit_tutorial.errors import unknown
+from vit_tutorial.errors import shown, unknown
 from vit_tutorial.figures import sheets
+from vit_tutorial.lab import recipes
+from vit_tutorial.lab.export import export_onnx, export_page
 from vit_tutorial.lab.folders import load
+from vit_tutorial.lab.listing import PICTURES
 from vit_tutorial.lab.recipes import CHOICES, PLAIN, PRESETS, Recipe, model_config
 from vit_tutorial.lab.report import html_report
 from vit_tutorial.lab.run import Run, count, fit
 from vit_tutorial.model import VARIANTS, VisionTransformer, ViTConfig, variant
 from vit_tutorial.train import default_device, evaluate
-from vit_tutorial.transfer import adapt, transfer
+from vit_tutorial.transfer import transfer
 from vit_tutorial.weights import checkpoint
-from vit_tutorial.weights.hub import from_checkpoint, seed_of
+from vit_tutorial.weights.hub import ADDRESS, from_checkpoint, with_more
+from vit_tutorial.weights.preprocessing import Preprocessing
 
 EXAMPLES = """examples:
   vit-tutorial train                              MNIST, or the digits, with sensible defaults
   vit-tutorial train --preset mnist-best --out runs/best   the most accurate, in an hour
   vit-tutorial train --preset mnist-p4 --out runs/p4   the model that is shipped
-  vit-tutorial train --data folder:photos --image-size 64 --patch-size 8
+  vit-tutorial train --data folder:photos
   vit-tutorial train --out runs/p4 --resume       go on where it was stopped
   torchrun --nproc-per-node=2 -m vit_tutorial train --preset mnist --out runs/two
   vit-tutorial finetune --data folder:photos --weights runs/p4/model.safetensors
   vit-tutorial evaluate --weights runs/p4/model.safetensors --data mnist
   vit-tutorial predict seven.png --maps seven_maps.png
+  vit-tutorial export --onnx mnist.onnx
   vit-tutorial info B/16
 """
 FINETUNE_EXAMPLES = """examples:
-  vit-tutorial finetune --data folder:photos --weights runs/p4/model.safetensors
-  vit-tutorial finetune --data folder:photos --frozen --epochs 10
-  vit-tutorial finetune --data folder:photos --image-size 56 --learning-rate 0.0005
+  vit-tutorial finetune --data folder:photos --weights timm:vit_tiny_patch16_224
+  vit-tutorial finetune --data folder:digits --weights runs/p4/model.safetensors --image-size 56
+  vit-tutorial finetune --data folder:digits --frozen --epochs 10
 
-The folder holds one sub-folder of images for each class, or `train` and `test` folders of such.
+The folder holds one sub-folder of images for each class, or `train`, `val` and `test` folders of
+such. For photographs start from timm's weights (pip install "vit-tutorial[compare]", a network).
 report.html in the output folder says how good the model is and shows where it fails.
 """
 KINDS: dict[str, dict[str, Any]] = {  # of options, by the letter that stands for their value
@@ -94,8 +104,13 @@ OPTIONS = {  # the value, and what --help says
     "invert": ("", "for dark ink on light paper"),
     "maps": ("OUT.png", "draw what the class token reads"),
     "classes": ("N", "default 1000"),
+    "page": ("DIR", "write the weights and test values of the live page"),
+    "int8": ("FILE", "with --page: write the rounded weights as a checkpoint, with a card"),
+    "onnx": ("FILE", "write an ONNX file for batches of any size"),
 }
+DRAWN = 60  # images whose maps `predict` draws at most
 PART = 2**20  # pixels of the images that `predict` gives the model at a time
+AT_MOST = 64  # pixels a side: the images of a folder that are larger are brought to it
 DATA = "data root image-size"
 MODEL = "patch-size layers hidden-size mlp-size heads dropout positions pool"
 RECIPE = (
@@ -106,25 +121,38 @@ RUN = "seed out resume save-minutes device precision accumulate compile"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; the exit code is 0, or 2 for wrong input, or 130 after Ctrl-C."""
+    """Run one command; the exit code is 0, or 2 after an error, or 130 after Ctrl-C."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    for name in ("stdout", "stderr"):  # None where the shell closed it
+        stream = getattr(sys, name) or open(os.devnull, "w")  # noqa: SIM115
+        stream.reconfigure(errors="backslashreplace")  # what the terminal cannot show is escaped
+        setattr(sys, name, stream)
     args = parser().parse_args(arguments)
     args.command = shlex.join(["vit-tutorial", *arguments])
     flags = {word.partition("=")[0] for word in arguments}
-    for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show is escaped
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     args.given = [name for name in vars(args) if f"--{name.replace('_', '-')}" in flags]
+    debug = vars(args).pop("debug")
     try:
         args.run(args)
-    except (ValueError, OSError) as error:
-        line = " ".join(str(error).split())  # torch and torchvision write several
-        print(f"vit-tutorial: error: {line}", file=sys.stderr)
-        return 2
+        sys.stdout.flush()
     except KeyboardInterrupt as stop:
         usual = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one changes nothing now
         print(f"\nvit-tutorial: stopped {stop}".rstrip(), file=sys.stderr)
         signal.signal(signal.SIGINT, usual)
         return 130
+    except Exception as error:  # whatever it is, a user sees one line
+        said = " ".join(str(error).split())  # torch and torchvision write several
+        if not isinstance(error, ValueError | OSError):
+            first = (str(error).strip().splitlines() or [""])[0]
+            said = f"{type(error).__name__}: {first} (--debug shows where)"
+        print(f"vit-tutorial: error: {shown(said, 2000)}", file=sys.stderr)
+        if debug:
+            traceback.print_exc()
+        try:
+            sys.stdout.flush()
+        except OSError:  # a full disk, a closed pipe: Python would try again at its end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 2
     return 0
 
 
@@ -157,6 +185,7 @@ def parser() -> argparse.ArgumentParser:
                 value, said = OPTIONS[option]
                 settings = KINDS[value] | ({"metavar": value} if value else {})
                 group.add_argument(f"--{option}", help=said, **settings)
+        sub.add_argument("--debug", action="store_true", help="show where an error came from")
         sub.set_defaults(run=run)
         return sub
 
@@ -176,12 +205,15 @@ def parser() -> argparse.ArgumentParser:
     sub.set_defaults(layer_decay=0.75, epochs=30, augment=0.5, seed=0, save_minutes=5.0)
     sub.set_defaults(weights="mnist")
     about = "Loss and accuracy of a model on a data set."
-    sub = command("evaluate", run_evaluate, about, {"data": f"weights {DATA} split"})
+    sub = command("evaluate", run_evaluate, about, {"data": "weights data root split"})
     sub.set_defaults(weights="mnist", data="mnist", split="test")
     about = "The most likely classes of images."
     sub = command("predict", run_predict, about, {"the answer": "weights top invert maps"})
     sub.set_defaults(weights="mnist", top=3)
     sub.add_argument("images", nargs="+", metavar="IMAGE", type=Path)
+    about = "A model where there is no PyTorch: for the live page, or as ONNX."
+    sub = command("export", run_export, about, {"the model": "weights", "files": "page int8 onnx"})
+    sub.set_defaults(weights="mnist")
     about = "Shapes and parameters of a published size."
     sub = command("info", run_info, about, {"changes": "image-size classes"})
     sub.add_argument("variant", metavar="VARIANT", help=", ".join(VARIANTS))
@@ -195,22 +227,59 @@ def run_train(args: argparse.Namespace) -> None:
     if args.data is None and not (args.resume and args.out):  # then the state there names it
         made_for = (args.preset or "").partition("-")[0]
         args.data = made_for if made_for in NAMES else default_dataset()
-    name = (args.data or "").replace(":", "-").replace("/", "-")
-    args.out = args.out or Path("runs") / f"{name}-seed{args.seed}"
-    fit(args, new_run, draw_pictures, ("curves.png", "attention.png"))
+    args.out = args.out or usual_out(args, "")
+    if not fit(args, new_run, draw_pictures, PICTURES):
+        advise(args, "that is not surely better: more epochs may help")
+
+
+def usual_out(args: argparse.Namespace, kind: str) -> Path:
+    """The folder of a run that is not told where to go, named after its data."""
+    name = Path((args.data or "").removeprefix("folder:")).expanduser().resolve().name
+    return Path("runs") / f"{kind}{name}-seed{args.seed}"
+
+
+def advise(args: argparse.Namespace, why: str) -> None:
+    """A note on standard error on somebody's own images: why, and what is worth a try."""
+    if not args.data.startswith("folder:"):
+        return
+    data = shlex.quote(args.data)
+    large = f"vit-tutorial finetune --data {data} --weights timm:vit_tiny_patch16_224"
+    first, second = f"vit-tutorial train --data {data}", f"{large} (needs timm and a network)"
+    if find_spec("timm") and reachable():
+        first, second = large, first
+    print(f"vit-tutorial: note: {why}; try {shown(first)}, or {shown(second)}", file=sys.stderr)
+
+
+def reachable() -> bool:
+    """Whether the machine that timm fetches from answers within two seconds."""
+    try:
+        socket.create_connection((urlsplit(ADDRESS).hostname, 443), timeout=2).close()
+    except OSError:
+        return False
+    return True
 
 
 def new_run(args: argparse.Namespace) -> Run:
     """A new model for the data."""
-    data = load(args.data, args.root, args.seed, args.image_size)
+    data = own_data(args, image_size=args.image_size, at_most=AT_MOST)
     config, recipe = configure(args, data)
+    recipes.check_memory(config, recipe)
     return Run(args, VisionTransformer(config), data, recipe)
+
+
+def own_data(args: argparse.Namespace, **reading: Any) -> Data:
+    """The data set to train on; ValueError unless there are classes to tell apart."""
+    data = load(args.data, args.root, args.seed, **reading)
+    if len(data.classes) < 2:
+        raise ValueError(
+            f"{shown(data.name)} has one class, {shown(data.classes[0])!r}: expected at least two"
+        )
+    return data
 
 
 def configure(args: argparse.Namespace, data: Data) -> tuple[ViTConfig, Recipe]:
     """The preset, changed by what the options say; P is chosen by size if the preset's is none."""
-    usual = {"digits": "digits", "mnist": "mnist-fast"}.get(data.name, "mnist")
-    preset = PRESETS[args.preset or usual]
+    preset = PRESETS[args.preset] if args.preset else recipes.usual_preset(data)
     shape: dict[str, Any] = dict(preset.model)
     side = gcd(*data.train.images.shape[-2:])
     if args.preset is None and side % shape["patch_size"]:  # about eight patches a side
@@ -218,9 +287,9 @@ def configure(args: argparse.Namespace, data: Data) -> tuple[ViTConfig, Recipe]:
         shape["patch_size"] = min(divisors, key=lambda P: abs(P - side / 8))
     names = (*shape, "dropout", "positions", "pool")
     shape |= {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    return model_config(data, shape), replace(
-        preset.training, **recipe_options(args, preset.training)
-    )
+    size = recipes.batch_size(len(data.train), preset.training.batch_size)
+    recipe = replace(preset.training, batch_size=size)
+    return model_config(data, shape), replace(recipe, **recipe_options(args, recipe))
 
 
 def recipe_options(args: argparse.Namespace, recipe: Recipe) -> dict[str, Any]:
@@ -231,10 +300,10 @@ def recipe_options(args: argparse.Namespace, recipe: Recipe) -> dict[str, Any]:
 
 def draw_pictures(run: Run, logits: torch.Tensor, history: list[dict[str, Any]]) -> None:
     """How training went, and what the model looks at."""
-    sheets.draw_history(history, run.args.out / "curves.png")
+    checkpoint.write(run.args.out / "curves.png", sheets.history_picture(history))
     few, test = run.data.test.images[:4].float() / 255, run.data.test
     maps = last_maps(run.model, test.normalise(few))
-    sheets.draw_maps(few, maps, run.args.out / "attention.png")
+    checkpoint.write(run.args.out / "attention.png", sheets.maps_picture(few, maps))
 
 
 def last_maps(model: VisionTransformer, images: torch.Tensor) -> torch.Tensor:
@@ -249,9 +318,11 @@ def run_finetune(args: argparse.Namespace) -> None:
         raise ValueError("--data is missing: expected folder:PATH or the name of a data set")
     if args.frozen and "layer_decay" in args.given:
         raise ValueError("--layer-decay has no meaning with --frozen: only the head is trained")
-    name = Path((args.data or "").removeprefix("folder:")).resolve().name
-    args.out = args.out or Path("runs") / f"finetune-{name}-seed{args.seed}"
-    fit(args, finetune_run, write_report, ("report.html",))
+    args.out = args.out or usual_out(args, "finetune-")
+    if not fit(args, finetune_run, write_report, ("report.html",)):
+        advise(
+            args, f"that is not surely better: what {shown(args.weights)} knows does not help here"
+        )
 
 
 def finetune_run(args: argparse.Namespace) -> Run:
@@ -260,14 +331,16 @@ def finetune_run(args: argparse.Namespace) -> Run:
     old = old.float()  # half precision is for answers, not for training
     size = old.config.image_size if args.image_size is None else args.image_size
     config = replace(old.config, image_size=size)  # a wrong size is said before images are read
-    folder = args.data.startswith("folder:")
-    data = load(args.data, args.root, args.seed, config.height_width if folder else None)
-    if len(data.classes) < 2:
-        raise ValueError(f"{data.name} has one class, {data.classes[0]!r}: expected at least two")
-    preparation = replace(preparation, height_width=config.height_width)
-    train, val, test = (adapt(split, preparation) for split in (data.train, data.val, data.test))
-    model = transfer(old, len(data.classes), size, args.frozen)
+    preparation = replace(
+        preparation, height_width=config.height_width, resize=None, interpolation="bicubic"
+    )
+    data = own_data(args, prepared=preparation)
+    if args.weights == "mnist" and not args.resume:
+        advise(args, "the shipped weights know grey digits alone, which helps little elsewhere")
+    train, val, test = map(preparation.split, (data.train, data.val, data.test))
     recipe = finetune_recipe(args, len(data.train))
+    recipes.check_memory(replace(config, classes=len(data.classes)), recipe, args.frozen)
+    model = transfer(old, len(data.classes), size, args.frozen)
     return Run(args, model, replace(data, train=train, val=val, test=test), recipe)
 
 
@@ -275,8 +348,8 @@ def finetune_recipe(args: argparse.Namespace, images: int) -> Recipe:
     """What the options say; a batch size that a small folder can fill at least once."""
     if args.batch_size is not None and args.batch_size > images:
         raise ValueError(f"--batch-size {args.batch_size} is more than the {images} images")
-    size, rate = max(1, min(128, images // 8)), 0.01 if args.frozen else 0.001
-    recipe = replace(PLAIN, batch_size=size, learning_rate=rate)
+    rate = 0.01 if args.frozen else 0.001
+    recipe = replace(PLAIN, batch_size=recipes.batch_size(images, 128), learning_rate=rate)
     return replace(
         recipe, **recipe_options(args, recipe) | ({"layer_decay": 1.0} if args.frozen else {})
     )
@@ -296,44 +369,49 @@ def run_evaluate(args: argparse.Namespace) -> None:
     """Print accuracy and loss on one split."""
     if args.split not in ("train", "val", "test"):
         raise unknown("--split", args.split, ("train", "val", "test"))
-    model, preparation = from_checkpoint(args.weights)
+    model, preparation, more = model_with_head(args.weights)
     # another seed would put images into the test split that the model was trained on
-    data = load(args.data, args.root, seed_of(args.weights), args.image_size)
-    mean, std = torch.tensor(preparation.mean), torch.tensor(preparation.std)
-    split = replace(getattr(data, args.split), mean=mean, std=std)
-    fit = split.images.shape[1:] == model.embedding.image_shape  # if not, the model says so
-    if fit and tuple(data.classes) != preparation.classes:
+    seed, known = more.get("seed", 0), more.get("files")
+    data = load(args.data, args.root, seed, known=known, prepared=preparation)
+    if tuple(data.classes) != preparation.classes:
         raise ValueError(
             f"{args.weights} knows the classes {brief(preparation.classes)}, "
             f"{data.name} has {brief(data.classes)}"
         )
-    device = default_device()
+    if args.data.startswith("folder:"):  # whose images were resized and cropped as they were read
+        preparation = replace(preparation, resize=None)
+    split, device = preparation.split(getattr(data, args.split)), default_device()
+    if not len(split):
+        raise ValueError(f"none of the images is of the split {args.split}")
     model = model.float() if device.type == "mps" else model  # which knows no float64
     loss, accuracy = evaluate(model.to(device), split)
     wrong = round((1 - accuracy) * len(split))
     print(
-        f"{data.name}, {args.split}: accuracy {accuracy:.2%} ({wrong} of {len(split)} wrong), "
-        f"loss {loss:.4f}"
+        f"{shown(data.name)}, {args.split}: accuracy {accuracy:.2%} ({wrong} of {len(split)} "
+        f"wrong), loss {loss:.4f}"
     )
 
 
-def brief(names: Sequence[str | Path]) -> str:
+def model_with_head(name: str) -> tuple[VisionTransformer, Preprocessing, dict[str, Any]]:
+    """`with_more`; ValueError for a model that names no classes."""
+    found = with_more(name)
+    if not found[1].classes:
+        raise ValueError(f"{name} has no head: it gives features, but names no classes")
+    return found
+
+
+def brief(names: Sequence[object]) -> str:
     """How many names, and the first few."""
-    return f"({len(names)}) {', '.join(map(str, names[:3]))}{', ...' if len(names) > 3 else ''}"
+    return f"({len(names)}) {', '.join(map(shown, names[:3]))}{', ...' if len(names) > 3 else ''}"
 
 
 def run_predict(args: argparse.Namespace) -> None:
     """Print the top classes of every image; perhaps draw what was read."""
-    model, preparation = from_checkpoint(args.weights)
+    model, preparation, _ = model_with_head(args.weights)
     if args.top < 1:
         raise ValueError(f"--top must be at least 1, got {args.top}")
-    if args.maps is not None:  # said before anything is computed
-        kinds = Figure().canvas.get_supported_filetypes()
-        if args.maps.suffix.lower().removeprefix(".") not in kinds:
-            raise ValueError(f"--maps {args.maps}: expected a name that ends in .png, .pdf or .svg")
-        if not args.maps.parent.is_dir():
-            raise ValueError(f"--maps {args.maps}: no such folder: {args.maps.parent}")
-    answers, shown, maps, light = [], [], [], []
+    check_maps(args)
+    answers, drawn, maps, light = [], [], [], []
     light_ink = len(preparation.mean) == 1 and preparation.mean[0] < 0.5  # is what the model knows
     size = PART // prod(preparation.height_width) or 1
     for start in range(0, len(args.images), size):
@@ -344,30 +422,58 @@ def run_predict(args: argparse.Namespace) -> None:
         images = preparation.normalise(pixels).to(next(model.parameters()).dtype)
         with torch.no_grad():
             answers.append(model(images).float().softmax(dim=-1))
-        if args.maps is not None:
-            shown.append(pixels)
-            maps.append(last_maps(model, images))
+        if args.maps is not None and start < DRAWN:
+            drawn.append(pixels[: DRAWN - start])
+            maps.append(last_maps(model, images[: DRAWN - start]).float())
     if light and light_ink and not args.invert:
         note = f"the border is light in {brief(light)}: for dark ink on light paper give --invert"
         print(f"vit-tutorial: note: {note}", file=sys.stderr)
-    probabilities = torch.cat(answers)
-    for path, row in zip(args.images, probabilities, strict=True):
+    for path, row in zip(args.images, torch.cat(answers), strict=True):
         best = row.topk(min(args.top, len(row)))
         said = (
-            f"{preparation.classes[label]} {share:.1%}"
+            f"{shown(preparation.classes[label])} {share:.1%}"
             for share, label in zip(best.values.tolist(), best.indices.tolist(), strict=True)
         )
-        print(f"{path}: {', '.join(said)}")
+        print(f"{shown(path)}: {', '.join(said)}")
     if args.maps is not None:
-        sheets.draw_maps(torch.cat(shown), torch.cat(maps), args.maps)
+        kind = args.maps.suffix[1:].lower()
+        checkpoint.write(args.maps, sheets.maps_picture(torch.cat(drawn), torch.cat(maps), kind))
         reader = "the class token reads" if model.config.pool == "token" else "all tokens read"
-        print(f"what {reader}: {args.maps}")
+        few = f" of the first {DRAWN} images" if len(args.images) > DRAWN else ""
+        print(f"what {reader}{few}: {shown(args.maps)}")
+
+
+def check_maps(args: argparse.Namespace) -> None:
+    """Raise ValueError, before anything is computed, if --maps cannot be written."""
+    path = args.maps
+    if path is None:
+        return
+    if path.suffix.lower() not in (".png", ".pdf", ".svg", ".jpg"):
+        raise ValueError(f"--maps {path}: expected a name that ends in .png, .pdf, .svg or .jpg")
+    if path.is_dir() or not path.parent.is_dir():
+        raise ValueError(f"--maps {path}: no such folder: {path.parent}")
+    if path.exists() and any(image.exists() and path.samefile(image) for image in args.images):
+        raise ValueError(f"--maps {path} is one of the images: give another name")
 
 
 def on_light(image: torch.Tensor) -> bool:
     """Whether more than half of the pixels at the border of an image (C H W) are light."""
     sides = image[:, [0, -1]].flatten(), image[:, :, [0, -1]].flatten()
     return bool(torch.cat(sides).median() > 0.5)
+
+
+def run_export(args: argparse.Namespace) -> None:
+    """Write what was asked for, and name the files."""
+    if not (args.page or args.onnx) or (args.int8 and not args.page):
+        raise ValueError("expected --page DIR (perhaps with --int8 FILE) or --onnx FILE")
+    made = []
+    if args.page:
+        int8 = Path(args.int8) if args.int8 else None
+        made += export_page(args.weights, args.page, int8, args.command)
+    if args.onnx:
+        export_onnx(from_checkpoint(args.weights)[0].float(), Path(args.onnx))
+        made.append(Path(args.onnx))
+    print(*made, sep="\n")
 
 
 def run_info(args: argparse.Namespace) -> None:

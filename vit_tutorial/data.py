@@ -88,23 +88,22 @@ def load(name: str, root: str | Path | None = None, seed: int = 0) -> Data:
         (images, labels), classes = digits(), [str(digit) for digit in range(10)]
         train, test = (images[:-360], labels[:-360]), (images[-360:], labels[-360:])
         return split_off_validation(name, train, test, classes, seed)
-    try:
-        parts = [fetch(name, data_root(root), train) for train in (True, False)]
-    except (OSError, RuntimeError, ValueError, AssertionError) as error:
-        why = " ".join(str(error).split()) or "the files are damaged"  # of several lines
-        raise ValueError(
-            f"{name} is neither in {data_root(root)} nor could it be fetched ({why}). Put it there "
-            'as torchvision.datasets expects it, set VIT_TUTORIAL_DATA, or use load("digits").'
-        ) from error
+    parts = both_halves(name, data_root(root))
     train, test = ((as_bytes(part.data), torch.as_tensor(part.targets)) for part in parts)
     classes = [str(number) for number in range(10)] if name == "mnist" else list(parts[0].classes)
     return split_off_validation(name, train, test, classes, seed)
 
 
 def data_root(root: str | Path | None = None) -> Path:
-    """Where data sets lie: `root`, else $VIT_TUTORIAL_DATA, else a folder in the user's cache."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "vit_tutorial"
-    return Path(root or os.environ.get("VIT_TUTORIAL_DATA") or cache).expanduser()
+    """Where data sets lie: `root`, else $VIT_TUTORIAL_DATA, else a folder in the user's cache.
+
+    Raises ValueError where there is no home folder for the cache.
+    """
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "vit_tutorial"
+    try:
+        return Path(root or os.environ.get("VIT_TUTORIAL_DATA") or cache).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{error} Set VIT_TUTORIAL_DATA to a folder for data sets.") from error
 
 
 def default_dataset() -> str:
@@ -115,14 +114,36 @@ def default_dataset() -> str:
     if os.environ.get("VIT_TUTORIAL_BUDGET") == "quick":
         return "digits"
     try:
-        fetch("mnist", data_root(), train=True)
-    except (OSError, RuntimeError, ValueError, AssertionError):
+        both_halves("mnist", data_root())
+    except ValueError as error:
         print(
-            "Note: MNIST is not here and could not be fetched, so scikit-learn's 1,797 digits "
-            "stand in for it. Figures will differ from the book's."
+            f"Note: {error}\nSo scikit-learn's 1,797 digits stand in for MNIST. Figures will "
+            "differ from the book's."
         )
         return "digits"
     return "mnist"
+
+
+def both_halves(name: str, folder: Path) -> list[Any]:
+    """torchvision's training and test data; ValueError says what is wrong and what to do."""
+    places = {"mnist": "MNIST/raw", "fashion_mnist": "FashionMNIST/raw"}
+    place = folder / places.get(name, "cifar-10-batches-py")
+    there = place.is_dir() and any(place.iterdir())
+    try:
+        parts = [fetch(name, folder, train) for train in (True, False)]
+        for part in parts:
+            check_labels(torch.as_tensor(part.targets), 10)
+            if not 0 < len(part.data) == len(part.targets):
+                raise ValueError(f"{len(part.data)} images and {len(part.targets)} labels")
+        return parts
+    except (OSError, RuntimeError, ValueError, AssertionError) as error:
+        why = " ".join(str(error).split()) or "files are cut short"  # of several lines
+        if there:
+            raise ValueError(f"{place} is damaged ({why}): delete it, to fetch it anew") from error
+        raise ValueError(
+            f"{name} is neither in {folder} nor could it be fetched ({why}). Put it there "
+            'as torchvision.datasets expects it, set VIT_TUTORIAL_DATA, or use load("digits").'
+        ) from error
 
 
 def fetch(name: str, folder: Path, train: bool) -> Any:

@@ -1,32 +1,25 @@
 """What this book adds to Sphinx.
 
 1. "Where we are", and figures that fit light and dark pages, wide and narrow: see `pictures.py`.
-2. MathJax comes with the book, from the package sphinx-mathjax-offline: no page asks a third party.
-3. Figures appear at half their stored pixels: they are stored at twice the size, for sharpness.
-4. A folded cell goes by the name in its first line, `# @title Solution`.
-5. Buttons that lead to the repository are left out as long as it has no public address.
-6. The reference lists every `forward`, for the shapes in its signature.
-7. Scripts that sphinx-thebe 0.3 adds twice, with an error in every browser, are dropped.
-8. The tables of the page "Measured" are made from the records.
-9. A link to an exercise notebook downloads it.
+2. Figures appear at half their stored pixels: they are stored at twice the size, for sharpness.
+3. A folded cell goes by the name in its first line, `# @title Solution`.
+4. The reference lists every `forward`, for the shapes in its signature.
+5. The tables of the page "Measured" are made from the records.
+6. A link to an exercise notebook downloads it.
 """
 
 from __future__ import annotations
 
 import base64
-import importlib.util
 import json
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
 import measured
 import pictures
 
-PLACEHOLDER = "OWNER/REPO"
 TAG = "map:"
-FONTS = "output/chtml/fonts/woff-v2"
 
 
 def map_name(cell: dict[str, Any]) -> str | None:
@@ -80,45 +73,6 @@ def png_width(encoded: str | list[str]) -> int:
     return int.from_bytes(head[16:20], "big")
 
 
-def configure(app: Any, config: Any) -> None:
-    """Local MathJax; no button to a repository that has no address."""
-    config.mathjax_path = "mathjax/tex-mml-chtml.js"
-    options = config.html_theme_options
-    if PLACEHOLDER in options.get("repository_url", ""):
-        config.html_baseurl = ""
-        options.update({key: False for key in options if key.startswith("use_")})
-        options.update(repository_url="", launch_buttons={})
-
-
-def copy_mathjax(app: Any, exception: Exception | None) -> None:
-    """Copy the part of MathJax 3 that the book needs."""
-    if exception is not None or app.builder.format != "html":
-        return
-    package = importlib.util.find_spec("sphinx-mathjax-offline")
-    if package is None or package.origin is None:
-        raise ModuleNotFoundError("sphinx-mathjax-offline is missing: install the extra 'book'")
-    static = Path(package.origin).parent / "static" / "mathjax"
-    target = Path(app.outdir) / "_static" / "mathjax"
-    target.mkdir(parents=True, exist_ok=True)
-    shutil.copy2(static / "tex-mml-chtml.js", target)
-    shutil.copytree(static / FONTS, target / FONTS, dirs_exist_ok=True)
-
-
-def drop_scripts(app: Any, page: str, template: str, context: dict[str, Any], tree: Any) -> None:
-    """Keep each script of a page once, and none of sphinx-thebe: the book does not use it."""
-    seen: set[str] = set()
-    kept = []
-    for script in context.get("script_files", []):
-        body = getattr(script, "attributes", {}).get("body") or ""
-        if "THEBE_JS_URL" in body or "sphinx-thebe" in str(getattr(script, "filename", "") or ""):
-            continue
-        if body and body in seen:
-            continue
-        seen.add(body)
-        kept.append(script)
-    context["script_files"] = kept
-
-
 def keep_forward(app: Any, what: str, name: str, *rest: Any) -> bool | None:
     """List `forward` in the reference, also where its class says all there is to say."""
     return False if name == "forward" else None
@@ -126,13 +80,10 @@ def keep_forward(app: Any, what: str, name: str, *rest: Any) -> bool | None:
 
 def setup(app: Any) -> dict[str, Any]:
     """Called by Sphinx."""
-    app.connect("config-inited", configure, priority=10)
     app.add_directive("model-map", pictures.ModelMap)
     app.connect("source-read", show_maps)
     app.connect("source-read", show_records)
     app.connect("source-read", offer_exercises)
     app.connect("autodoc-skip-member", keep_forward)
     app.connect("html-page-context", pictures.fit_pictures)
-    app.connect("html-page-context", drop_scripts, priority=990)
-    app.connect("build-finished", copy_mathjax)
     return {"version": "1.0", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -242,7 +242,19 @@ class Dropping(ViT):
         return ViT.forward(self, F.dropout(images, 0.5))
 
 
+def with_pytorchs_epsilon(self, c):
+    Encoder.__init__(self, c)
+    self.norm = nn.LayerNorm(c.hidden_size)
+
+
 WRONG[check_vit_class] = [
+    (variant(ViT, encoder_class=variant(Encoder, block_class=variant(Block, eps=1e-5))),
+     "in its blocks: the norms have PyTorch's eps"),
+    (variant(ViT, encoder_class=variant(Encoder, __init__=with_pytorchs_epsilon)),
+     "the last norm has PyTorch's eps"),
+    (variant(ViT, encoder_class=variant(
+        Encoder, block_class=variant(Block, eps=1e-5), __init__=with_pytorchs_epsilon)),
+     "the norms have PyTorch's eps"),
     (variant(ViT, encoder_class=variant(Encoder, last_norm=False)), "the last LayerNorm is "
      "missing"),
     (reading(lambda z: z.mean(1)), "the mean over all tokens"),

@@ -1,12 +1,14 @@
 """Chapter 11: right styles and mistakes."""
 
 import math
-from itertools import pairwise
+from itertools import pairwise, product
 
 import numpy as np
 import torch
+from torch import nn
 
-from vit_tutorial.checks import check_needed, check_part
+from vit_tutorial.checks import check_cnn_flops, check_conv_matrix, check_needed, check_part
+from vit_tutorial.checks.scale import counted
 
 RIGHT, WRONG = {}, {}
 
@@ -110,3 +112,52 @@ WRONG[check_needed] = [
         for i in range(len(s)) if a[i] < t <= a[i + 1]), "pairs of neighbours"),
     (lambda s, a, t: str(needed_by_pairs(s, a, t)), "should return a number, not str"),
 ]  # fmt: skip
+
+
+def conv_matrix(kernel, H, W, step=1, columns=None):
+    G = torch.zeros(H, W, H, W)
+    for y, x, dy, dx in product(range(H), range(W), (-1, 0, 1), (-1, 0, 1)):
+        if 0 <= y + dy < H and 0 <= x + dx < W:
+            G[y, x, y + dy, x + dx] = kernel[1 + step * dy, 1 + step * dx]
+    return G.reshape(H * W, H * W)
+
+
+def conv_matrix_of_single_pixels(kernel, H, W):
+    pixels = torch.eye(H * W).reshape(-1, 1, H, W)
+    return nn.functional.conv2d(pixels, kernel[None, None], padding=1).flatten(1).mT
+
+
+RIGHT[check_conv_matrix] = [conv_matrix, conv_matrix_of_single_pixels]
+WRONG[check_conv_matrix] = [
+    (lambda k, H, W: conv_matrix(k, H, W, step=-1), "flipped"),
+    (lambda k, H, W: conv_matrix(k, H, W).T, "flipped"),
+    (lambda k, H, W: conv_matrix(k.T, H, W), "rows and columns"),
+    (lambda k, H, W: conv_matrix(k, W, H), "H and W swapped"),
+    (lambda k, H, W: conv_matrix(k, H, W)[:-1], "shape"),
+]
+
+
+def cnn_flops(C, width, K, side, times=2, head=1):
+    total, before = 0, C
+    for after in (width, 2 * width, 4 * width):
+        side = (side + 1) // 2
+        total += times * 9 * before * after * side * side
+        before = after
+    return total + times * head * before * K
+
+
+def cnn_flops_by_the_counter(C, width, K, side):
+    layers, before = [], C
+    for after in (width, 2 * width, 4 * width):
+        layers.append(nn.Conv2d(before, after, 3, stride=2, padding=1))
+        before = after
+    net = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(before, K))
+    return counted(lambda: net(torch.zeros(1, C, side, side)))
+
+
+RIGHT[check_cnn_flops] = [cnn_flops, cnn_flops_by_the_counter]
+WRONG[check_cnn_flops] = [
+    (lambda *a: cnn_flops(*a, times=1), "a product and a sum are two"),
+    (lambda *a: cnn_flops(*a, head=0), "linear layer"),
+    (lambda C, width, K, side: cnn_flops(C, width, K, side + 1), "expected"),
+]

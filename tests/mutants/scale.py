@@ -5,6 +5,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from vit_tutorial.checks import (
+    check_accumulated,
     check_batch,
     check_flops,
     check_interrupted,
@@ -191,4 +192,26 @@ WRONG[check_interrupted] = [
         lambda fresh, data, settings, dice: resumed(fresh, data, settings, dice)[0],
         "1 losses, not 2",
     ),
+]
+
+
+def accumulated(gradient_of, parts):
+    M = sum(len(labels) for _, labels in parts)
+    return sum(len(labels) / M * gradient_of(images, labels) for images, labels in parts)
+
+
+def accumulated_step_by_step(gradient_of, parts):
+    total, M = 0, 0
+    for images, labels in parts:
+        total, M = total + len(labels) * gradient_of(images, labels), M + len(labels)
+    return total / M
+
+
+RIGHT[check_accumulated] = [accumulated, accumulated_step_by_step]
+WRONG[check_accumulated] = [
+    (lambda g, parts: sum(g(*part) for part in parts), "sum of the means"),
+    (lambda g, parts: sum(g(*part) for part in parts) / len(parts), "mean of means"),
+    (lambda g, parts: sum(len(y) * g(x, y) for x, y in parts), "number of images"),
+    (lambda g, parts: g(*parts[-1]), "last part"),
+    (lambda g, parts: g(*(torch.cat(x) for x in zip(*parts, strict=True))), "there is memory for"),
 ]

@@ -36,7 +36,12 @@ from vit_tutorial.checks.head import (
     check_growth,
     check_masked_logits,
 )
-from vit_tutorial.checks.more_data import check_needed, check_part
+from vit_tutorial.checks.more_data import (
+    check_cnn_flops,
+    check_conv_matrix,
+    check_needed,
+    check_part,
+)
 from vit_tutorial.checks.patches import (
     check_channels_last,
     check_overlapping,
@@ -60,6 +65,7 @@ from vit_tutorial.checks.projection import (
 )
 from vit_tutorial.checks.recipe import check_average, check_gap, check_orthogonal
 from vit_tutorial.checks.scale import (
+    check_accumulated,
     check_batch,
     check_flops,
     check_interrupted,
@@ -88,6 +94,7 @@ __all__ = [
     "Mistakes",
     "agree",
     "check",
+    "check_accumulated",
     "check_accuracy",
     "check_alone",
     "check_attention",
@@ -102,7 +109,9 @@ __all__ = [
     "check_causal",
     "check_channels_last",
     "check_class_token_maps",
+    "check_cnn_flops",
     "check_control",
+    "check_conv_matrix",
     "check_cross_entropy",
     "check_disagreement",
     "check_dot",

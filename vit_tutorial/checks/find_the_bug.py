@@ -71,9 +71,10 @@ def check_alone(implementation: Callable[[nn.Module, Tensor], float]) -> bool:
          "images[i : i + 1] keeps the axis B, images[i] does not."),
     ]  # fmt: skip
     dice = torch.Generator().manual_seed(0)
+    cases = [(0.5, False, 4), (-0.7, True, 3), (0.0, False, 5), (2.0, True, 6)]
     trials = [
         (share, training, torch.randn(B, 3, 2, 2, generator=dice, dtype=torch.float64))
-        for share, training, B in [(0.5, False, 4), (-0.7, True, 3), (0.0, False, 5), (2.0, True, 6)]
+        for share, training, B in cases
     ]
     return compare(measured, reference, trials, mistakes, slips, gradients=False)
 

@@ -7,6 +7,8 @@ from itertools import pairwise
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.nn import functional as F
 
 from vit_tutorial.checks.core import CheckFailed, Mistakes, Slips, compare, exercise
 
@@ -126,3 +128,54 @@ def check_needed(
         (r"division by zero", "two neighbours may have the same accuracy."),
     ]  # fmt: skip
     return compare(implementation, crossing, trials, mistakes, slips, gradients=False)
+
+
+@exercise
+def check_conv_matrix(implementation: Callable[[Tensor, int, int], Tensor]) -> bool:
+    """Check `my_conv_matrix(kernel (3 3), H, W) -> G (H*W H*W)`: G x is the convolution of x."""
+
+    def matrix(kernel: Tensor, H: int, W: int, mode: str = "constant") -> Tensor:
+        ones = F.pad(torch.eye(H * W).view(-1, 1, H, W), (1, 1, 1, 1), mode)
+        return F.conv2d(ones, kernel[None, None]).flatten(1).T
+
+    mistakes: Mistakes = [
+        (lambda k, H, W: matrix(k.flip(0, 1), H, W), "the kernel is flipped, or G transposed: "
+         "row i is what pixel i of the result reads, and g[0, 0] is for the pixel up left of it."),
+        (lambda k, H, W: matrix(k.T, H, W), "rows and columns of the kernel are swapped."),
+        (lambda k, H, W: matrix(k, H, W, "circular"), "it wraps around: the left neighbor of "
+         "the first pixel of a row is no pixel at all, not the last one of the row."),
+        (lambda k, H, W: matrix(k, W, H), "the pixels are counted with H and W swapped: "
+         "pixel (y, x) has number y * W + x."),
+    ]  # fmt: skip
+    dice = torch.Generator().manual_seed(0)
+    trials = [(torch.randn(3, 3, generator=dice), H, W) for H, W in ((6, 6), (3, 5), (4, 2))]
+    return compare(implementation, matrix, trials, mistakes, gradients=False)
+
+
+@exercise
+def check_cnn_flops(implementation: Callable[[int, int, int, int], float]) -> bool:
+    """Check `my_flops(C, width, K, side)` of one image in a CNN of three halving convolutions.
+
+    Its widths are width, 2 width and 4 width; then a mean over places and one linear layer to K.
+    """
+
+    def flops(
+        C: int, width: int, K: int, side: int, each: int = 2, head: bool = True,
+        up: bool = True, after: bool = True,
+    ) -> int:  # fmt: skip
+        total, widths = 0, (C, width, 2 * width, 4 * width)
+        for old, new in pairwise(widths):
+            smaller = -(-side // 2) if up else side // 2
+            total += each * 9 * old * new * (smaller if after else side) ** 2
+            side = smaller
+        return total + each * head * 4 * width * K
+
+    mistakes: Mistakes = [
+        (lambda *a: flops(*a, each=1), "a product and a sum are two: FLOPs are twice that."),
+        (lambda *a: flops(*a, head=False), "the linear layer at the end is missing."),
+        (lambda *a: flops(*a, after=False), "a layer's places are those of its *result*: "
+         "halve the side first."),
+        (lambda *a: flops(*a, up=False), "7 is halved to 4 here, not to 3."),
+    ]  # fmt: skip
+    trials = [(1, 39, 10, 28), (3, 40, 10, 32), (2, 5, 3, 21)]
+    return compare(implementation, flops, trials, mistakes, gradients=False)

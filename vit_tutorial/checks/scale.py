@@ -1,7 +1,7 @@
 """Chapter 13: FLOPs, memory, work that nobody reads, and a run that was interrupted."""
 
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
 from typing import Any
 
 import torch
@@ -266,3 +266,38 @@ def check_interrupted(implementation: Callable[..., tuple[float, float]]) -> boo
     slips: Slips = [(r"StopIteration|not enough values", "is state= taken after epoch 1?")]
     given = [(learning(mistake), hint) for mistake, hint in mistakes]
     return compare(judged, reference, [(2, 8), (2, 5)], given, slips)
+
+
+@exercise
+def check_accumulated(implementation: Callable[..., Tensor]) -> bool:
+    """Check `my_accumulated(gradient_of, parts) -> (5 3)`: the gradient of the mean loss.
+
+    `parts` are pairs (images, labels) of several sizes; `gradient_of` has room for one part.
+    """
+
+    @torch.enable_grad()
+    def gradient_of(images: Tensor, labels: Tensor, room: int = 99) -> Tensor:
+        if len(labels) > room:
+            raise ValueError(f"{len(labels)} images at once: there is memory for {room}")
+        weight = torch.linspace(-1, 1, 15).view(5, 3).requires_grad_()
+        return torch.autograd.grad(F.cross_entropy(images @ weight, labels), weight)[0]
+
+    def at_once(_: Any, parts: list[tuple[Tensor, Tensor]]) -> Tensor:
+        images, labels = (torch.cat(x) for x in zip(*parts, strict=True))
+        return gradient_of(images, labels)
+
+    mistakes: Mistakes = [
+        (lambda g, parts: sum(g(*p) for p in parts), "the sum of the means: as many times too "
+         "large as there are parts. SGD takes it for a higher rate; AdamW hides it, and clips "
+         "too early."),
+        (lambda g, parts: sum(g(*p) for p in parts) / len(parts), "a mean of means: images of a "
+         "small part count more. Weigh each part by its share of the images."),
+        (lambda g, parts: sum(len(p[0]) * g(*p) for p in parts), "divide by the number of images."),
+        (lambda g, parts: g(*parts[-1]), "this is the last part's gradient alone."),
+    ]  # fmt: skip
+    dice, trials = torch.Generator().manual_seed(0), []
+    for sizes in ((4, 4, 1), (2, 6)):
+        parts = [(torch.randn(n, 5, generator=dice), torch.randint(3, (n,), generator=dice))
+                 for n in sizes]  # fmt: skip
+        trials.append((partial(gradient_of, room=max(sizes)), parts))
+    return compare(implementation, at_once, trials, mistakes, gradients=False)

@@ -103,7 +103,7 @@ def check_train_step(implementation: Callable[..., float]) -> bool:
         (wrong(told=4.0), "the loss is multiplied with the batch size; give "
          "back the mean."),
     ]  # fmt: skip
-    trials = [(config, kind) for config in CASES for kind in ("SGD", "AdamW")]
+    trials = list(zip(CASES, ("SGD", "AdamW"), strict=True))
     slips: Slips = [
         (r"does not require grad", "the loss has no gradient: is something "
          "detached, or under torch.no_grad()?"),

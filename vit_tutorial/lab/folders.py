@@ -3,49 +3,52 @@
 import math
 import os
 import signal
-import sys
+from base64 import b64decode, b64encode
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Int, UInt8
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
 
 from vit_tutorial import data
 from vit_tutorial.data import Data, Split, pixel_statistics
+from vit_tutorial.errors import shown
 from vit_tutorial.lab.distributed import rank
-from vit_tutorial.weights.preprocessing import opened, read_image
+from vit_tutorial.lab.listing import SPLITS, Listed, find_images, note
+from vit_tutorial.weights.preprocessing import Preprocessing, opened, read_image
 
 MEMORY = 4 * 2**30  # bytes; a folder whose images take more is left on disk
 WORKERS = min(8, os.cpu_count() or 1)  # processes that read such a folder
+LARGEST = 2**26  # pixels of an image: more would not fit into memory as a batch
 SAMPLE = 4000  # training images of such a folder whose pixels give mean and std
 GRACE = 30  # seconds in which such a process reads on after SIGTERM
-UNREADABLE = {"BUFR", "GRIB", "HDF5", "MPEG", "PALM", "PDF", "WMF"}  # Pillow knows but the names
-Listed = tuple[Path, int]  # an image file and the number of its class
+Parts = list[list[Listed]]  # the images to train on, to validate and to test
 
 
 @dataclass(frozen=True)
 class Files(Dataset[Tensor]):
     """Images left on disk: each is read when it is asked for, and indexing gives a tensor's bytes.
 
-    With `resized` an image is squashed into `height_width`; without, reading raises ValueError for
-    one of another size.
+    An image is resized as `prepared` says; where `exact`, reading raises ValueError for one of
+    another size.
     """
 
     paths: list[Path]
-    mode: str  # "L", grey, or "RGB"
-    height_width: tuple[int, int]
-    resized: bool
+    prepared: Preprocessing
+    exact: bool = False
 
     @property
     def shape(self) -> torch.Size:
         """(M C H W), as of a tensor that holds the images."""
-        return torch.Size((len(self), len(self.mode), *self.height_width))
+        return torch.Size((len(self), len(self.prepared.mean), *self.prepared.height_width))
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -54,7 +57,11 @@ class Files(Dataset[Tensor]):
         """One image, (C H W), or those in `rows`, (B C H W)."""
         if isinstance(rows, int):
             return self.read(self.paths[rows])
-        return torch.stack([self.read(path) for path in self.take(rows).paths])
+        wanted = self.take(rows)
+        images = torch.empty(wanted.shape, dtype=torch.uint8)
+        for i, path in enumerate(progress(wanted.paths, "reading images")):
+            images[i] = self.read(path)
+        return images
 
     def take(self, rows: slice | Tensor) -> "Files":
         """The images in `rows`, unread."""
@@ -62,22 +69,24 @@ class Files(Dataset[Tensor]):
 
     def as_read(self, channels: int, height_width: tuple[int, int]) -> "Files":
         """The same files, read in so many channels at this size; ValueError unless 1 or 3."""
-        if channels not in (1, 3):
-            raise ValueError(f"the model reads {channels} channels, image files have 1 or 3")
-        mode = "L" if channels == 1 else "RGB"
-        return replace(self, mode=mode, height_width=height_width, resized=True)
+        return replace(self, prepared=squashed(channels, height_width), exact=False)
 
     def read(self, path: Path) -> UInt8[Tensor, "C H W"]:
         """One image from its file; ValueError names a file that cannot be read."""
-        image, (H, W) = read_image(path).convert(self.mode), self.height_width
-        if self.resized:
-            image = image.resize((W, H), Image.Resampling.BICUBIC)
-        elif image.size != (W, H):
+        (H, W), image = self.prepared.height_width, read_image(path)
+        if self.exact and image.size != (W, H):
             raise ValueError(
-                f"{path} has {image.size} pixels, the first image has {(W, H)}: "
+                f"{shown(path)} has {image.size} pixels, the first image has {(W, H)}: "
                 "give an image size to bring all to one"
             )
-        return torch.from_numpy(np.array(image)).view(H, W, -1).permute(2, 0, 1)
+        return self.prepared.bytes(image)
+
+
+def squashed(channels: int, height_width: tuple[int, int]) -> Preprocessing:
+    """To read whole images in so many channels at a size; ValueError unless 1 or 3."""
+    if channels not in (1, 3):
+        raise ValueError(f"the model reads {channels} channels, image files have 1 or 3")
+    return Preprocessing(height_width, (0.5,) * channels, (0.5,) * channels, ())
 
 
 @dataclass(frozen=True)
@@ -120,114 +129,152 @@ def outlive_signals(worker: int) -> None:
         signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE))
 
 
+@dataclass(frozen=True)
+class FolderData(Data):
+    """A folder's data set, and which files are in which split: what `load` takes as `known`.
+
+    For "train", "val" and "test" it holds the hashes of the files' contents, packed into text.
+    """
+
+    files: Mapping[str, str]
+
+    @property
+    def copies(self) -> int:
+        """How many test images are exact copies of training images."""
+        seen = set(unpacked(self.files["train"]))
+        return sum(one in seen for one in unpacked(self.files["test"]))
+
+
 def load(
     name: str,
     root: str | Path | None = None,
     seed: int = 0,
     image_size: int | tuple[int, int] | None = None,
+    known: Mapping[str, str] | None = None,
+    prepared: Preprocessing | None = None,
+    at_most: int | None = None,
 ) -> Data:
     """A data set by name: "folder:PATH", or any name that `vit_tutorial.data.load` knows.
 
-    A folder holds one sub-folder of images per class, or `train` and `test` folders of such. The
+    A folder holds one sub-folder of images per class, or a `train` folder of such, with `val` and
+    `test` beside it or not (also `training`, `valid`, `validation`, `testing`, in any case). The
     splits are stratified: of every class, by `seed`, a fifth of the images are for testing unless
     there is a `test` folder, and a twelfth of the others for validation, at least one each.
     `image_size` resizes the images, which stay on disk where they would take more than MEMORY.
+    Without it, images larger than `at_most`, if it is given, or of several sizes are brought to it.
+    With `prepared` they are read as that says instead, in its channels and size.
+    With `known`, the `files` of an earlier `FolderData`, each file is in the split where it was
+    then, and whatever was neither trained on nor validated is for testing.
     Raises ValueError for an unknown name, an empty folder, an unreadable image, and a class with
     too few images to be in every split.
     """
-    if name.startswith("folder:"):
-        return load_folder(Path(name.removeprefix("folder:")).expanduser(), seed, image_size)
-    if image_size is not None and name in data.NAMES:
-        raise ValueError(f"image_size={image_size} is for folders; {name} has a size of its own")
-    return data.load(name, root, seed)
+    if not name.startswith("folder:"):
+        if image_size is not None and name in data.NAMES:
+            raise ValueError(
+                f"image_size={image_size} is for folders; {name} has a size of its own"
+            )
+        return data.load(name, root, seed)
+    try:
+        if name == "folder:":
+            raise ValueError("no folder is named: expected folder:PATH")
+        folder = Path(name.removeprefix("folder:")).expanduser()
+        return load_folder(folder, seed, image_size, known, prepared, at_most)
+    except (OSError, RuntimeError) as error:  # a folder that may not be read, an unknown ~user
+        raise ValueError(f"cannot read {shown(name)}: {error}") from error
 
 
-def load_folder(folder: Path, seed: int, image_size: int | tuple[int, int] | None) -> Data:
+def load_folder(
+    folder: Path,
+    seed: int,
+    image_size: int | tuple[int, int] | None,
+    known: Mapping[str, str] | None,
+    prepared: Preprocessing | None,
+    at_most: int | None,
+) -> FolderData:
     """The images of a folder in three splits, with the mean and std of the training pixels."""
-    generator, halves = torch.Generator().manual_seed(seed), (folder / "train", folder / "test")
-    if all(half.is_dir() for half in halves):
-        classes = class_folders(halves[0])
-        if class_folders(halves[1]) != classes:
-            raise ValueError(f"{halves[0]} and {halves[1]} do not hold the same classes")
-        rest, held_out = find_images(halves[0], classes, least=2), find_images(halves[1], classes)
-    else:
-        classes = class_folders(folder)
-        rest, held_out = split_off(find_images(folder, classes, least=3), 5, generator)
-    parts = (*split_off(rest, 12, generator), held_out)
-    files = image_files(sorted(path for part in parts for path, _ in part), image_size)
+    check_size(prepared.height_width if prepared else image_size)
+    classes, listed = find_images(folder)
+    paths = sorted(path for part in listed.values() for path, _ in part)
+    hashes = {path: hash_of(path) for path in progress(paths, "reading files")}
+    parts = split_up(listed, seed) if known is None else remembered(listed, hashes, known)
+    note(folder, seen_before(parts, hashes, known))
+    files = (
+        Files(paths, prepared)
+        if prepared
+        else image_files(paths, image_size or common_size(paths, at_most))
+    )
     drafts = [split_of(part, files) for part in parts]
-    rows = torch.arange(len(drafts[0]))
-    if isinstance(drafts[0], FileSplit):
-        rows = rows[:SAMPLE]  # in random order already
-    mean, std = pixel_statistics(drafts[0].read(rows.split(100)))
+    mean, std = pixel_statistics(images_of(drafts))
     train, val, test = (replace(draft, mean=mean, std=std) for draft in drafts)
-    return Data(f"folder:{folder}", train, val, test, classes)
+    kept = {split: packed(part, hashes) for split, part in zip(SPLITS, parts, strict=True)}
+    return FolderData(f"folder:{folder}", train, val, test, classes, kept)
+
+
+def check_size(size: int | tuple[int, int] | None) -> None:
+    """Raise ValueError for images without pixels, and for such as no memory holds."""
+    H, W = (size, size) if isinstance(size, int) else size or (1, 1)
+    if min(H, W) < 1:
+        raise ValueError(f"image_size must be at least 1, got {size}")
+    if H * W > LARGEST:
+        raise ValueError(f"expected images of at most {LARGEST:,} pixels, got {H} x {W}")
 
 
 def split_of(images: list[Listed], files: Files) -> Split:
     """Some of the images in `files`, in memory unless all together take too much; no statistics."""
-    labels, none = torch.tensor([label for _, label in images]), torch.zeros(files.shape[1])
+    labels, none = torch.tensor([label for _, label in images]).long(), torch.zeros(files.shape[1])
     left = replace(files, paths=[path for path, _ in images])
     if math.prod(files.shape) > MEMORY:
         return FileSplit(left, labels, none, none)
     return Split(left[:], labels, none, none)
 
 
-def class_folders(folder: Path) -> list[str]:
-    """The names of the sub-folders, sorted; ValueError if there are none."""
-    if not folder.is_dir():
-        raise ValueError(f"no such folder: {folder}")
-    folders = (path for path in folder.iterdir() if path.is_dir())
-    names = sorted(path.name for path in folders if not hidden(path.name))
-    if not names:
-        raise ValueError(f"{folder} is empty: expected one sub-folder of images for each class")
-    return names
+def images_of(drafts: list[Split]) -> Iterator[UInt8[Tensor, "B C H W"]]:
+    """The images that give mean and std: of those left on disk some, once all have been read.
 
-
-def hidden(name: str) -> bool:
-    """Whether a file or folder is the system's, or a program's own."""
-    return name.startswith(".") or name in ("__MACOSX", "Thumbs.db", "desktop.ini")
-
-
-def find_images(folder: Path, classes: list[str], least: int = 1) -> list[Listed]:
-    """Every image file below the class folders, with the number of its class.
-
-    An image is a file whose suffix Pillow reads here. All others are passed over, and one line on
-    standard error counts them. Raises ValueError that names a class with fewer than `least` images.
+    So a file that cannot be read is named before training, not when its turn comes.
     """
-    kinds = Image.registered_extensions().items()
-    extensions = {suffix for suffix, kind in kinds if kind not in UNREADABLE}
-    found: dict[str, list[Path]] = {name: [] for name in classes}
-    passed: Counter[str] = Counter()
-    for path in sorted(folder.rglob("*")):
-        parts, suffix = path.relative_to(folder).parts, path.suffix.lower()
-        if path.is_dir() and suffix not in extensions:
-            continue
-        if any(map(hidden, parts)):
-            passed["hidden"] += 1
-        elif suffix not in extensions:
-            passed[suffix or "without a suffix"] += 1
-        elif not path.is_file():
-            passed[f"{suffix} that are no files"] += 1
-        elif parts[0] not in found:
-            passed["in no class"] += 1
-        else:
-            found[parts[0]].append(path)
-    if passed and not rank():
-        most = passed.most_common(5)
-        most += [("others", passed.total() - sum(number for _, number in most))]
-        counts = ", ".join(f"{number} {kind}" for kind, number in most if number)
-        said = f"passed over {passed.total()} files that are no images of a class: {counts}"
-        print(f"{folder}: {said}", file=sys.stderr)
-    for name, paths in found.items():
-        if not paths:
-            raise ValueError(f"no images in {folder / name}")
-        if len(paths) < least:
-            raise ValueError(
-                f"too few images in {folder / name}: {len(paths)}, where each class needs at least "
-                f"{least}, one for every split"
-            )
-    return [(path, label) for label, paths in enumerate(found.values()) for path in paths]
+    drafts = [draft for draft in drafts if len(draft)]
+    parts = [torch.arange(len(draft)).split(100) for draft in drafts]
+    if isinstance(drafts[0], FileSplit):
+        for draft, rows in zip(drafts, parts, strict=True):
+            for _ in progress(draft.read(rows), "reading every image once", len(rows)):
+                pass
+        parts = [torch.arange(len(drafts[0]))[:SAMPLE].split(100)]  # in random order already
+    return drafts[0].read(parts[0])
+
+
+def progress(steps: Any, words: str, total: int | None = None) -> Any:
+    """A progress bar on a terminal, if it takes more than three seconds."""
+    return tqdm(steps, words, total, delay=3, leave=False, disable=bool(rank()) or None)
+
+
+def common_size(paths: list[Path], at_most: int | None) -> int | None:
+    """`at_most`, if an image is larger than that or of another size than the first, else None."""
+    sizes: set[tuple[int, int]] = set()
+    for path in paths if at_most is not None else ():
+        with opened(path) as image:
+            W, H = image.size
+            lies = image.getexif().get(0x0112, 1) > 4  # EXIF's orientation
+            sizes.add((H, W) if lies else (W, H))
+        if len(sizes) > 1 or max(W, H) > at_most:  # type: ignore[operator]
+            return at_most
+    return None
+
+
+def image_files(paths: list[Path], image_size: int | tuple[int, int] | None) -> Files:
+    """The images at one size (without `image_size` the first one's), grey if all are grey."""
+    size = (image_size, image_size) if isinstance(image_size, int) else image_size
+    W, H = (1, 1) if size else read_image(paths[0]).size
+    files = Files(paths, squashed(3, size or (H, W)), exact=size is None)
+    for path in paths:
+        with opened(path) as image:
+            grey = image.mode in ("1", "L", "LA", "F") or image.mode.startswith("I")
+        if not grey:
+            return files
+    return replace(files, prepared=squashed(1, files.prepared.height_width))
+
+
+# ---- which image is in which split
 
 
 def split_off(
@@ -245,15 +292,66 @@ def split_off(
     return rest, chosen
 
 
-def image_files(paths: list[Path], image_size: int | tuple[int, int] | None) -> Files:
-    """The images at one size (without `image_size` the first one's), grey if all are grey."""
-    grey, (W, H) = True, read_image(paths[0]).size
-    for path in paths:
-        with opened(path) as image:
-            grey = image.mode in ("1", "L", "LA", "F") or image.mode.startswith("I")
-        if not grey:
-            break
-    size = (image_size, image_size) if isinstance(image_size, int) else image_size or (H, W)
-    if min(size) < 1:
-        raise ValueError(f"image_size must be at least 1, got {image_size}")
-    return Files(paths, "L" if grey else "RGB", size, resized=image_size is not None)
+def split_up(listed: Mapping[str, list[Listed]], seed: int) -> Parts:
+    """Train, val and test: the folder's own splits, and by `seed` those that it does not have."""
+    generator, missing = torch.Generator().manual_seed(seed), {"val", "test"} - set(listed)
+    rest, least = listed["train"], 1 + len(missing)
+    for label, size in Counter(label for _, label in rest).items():
+        if size < least:
+            one = next(path for path, its in rest if its == label)
+            raise ValueError(
+                f"too few images in {shown(one.parent)}: {size}, where each class needs at least "
+                f"{least}, one for every split"
+            )
+    rest, test = split_off(rest, 5, generator) if "test" in missing else (rest, listed["test"])
+    rest, val = split_off(rest, 12, generator) if "val" in missing else (rest, listed["val"])
+    return [rest, val, test]
+
+
+def remembered(
+    listed: Mapping[str, list[Listed]], hashes: Mapping[Path, bytes], known: Mapping[str, str]
+) -> Parts:
+    """Train, val and test: the files of an earlier training, and all others to test."""
+    train, val = (set(unpacked(known[split])) for split in SPLITS[:2])
+    everything = [image for part in listed.values() for image in part]
+    return [
+        [image for image in everything if hashes[image[0]] in train],
+        [image for image in everything if hashes[image[0]] in val - train],
+        [image for image in listed.get("test", everything) if hashes[image[0]] not in train | val],
+    ]
+
+
+def hash_of(path: Path) -> bytes:
+    """Eight bytes that two files share only if their contents are the same."""
+    return blake2b(path.read_bytes(), digest_size=8).digest()
+
+
+def packed(part: list[Listed], hashes: Mapping[Path, bytes]) -> str:
+    """The hashes of a split's files, sorted, as text: 11 characters an image."""
+    return b64encode(b"".join(sorted(hashes[path] for path, _ in part))).decode()
+
+
+def unpacked(text: str) -> list[bytes]:
+    """The hashes that `packed` wrote."""
+    content = b64decode(text)
+    return [content[i : i + 8] for i in range(0, len(content), 8)]
+
+
+def seen_before(parts: Parts, hashes: Mapping[Path, bytes], known: Mapping[str, str] | None) -> str:
+    """What there is to say of copies across splits, or of a folder since an earlier training."""
+    (train, val, test), trained = parts, {hashes[path]: path for path, _ in parts[0]}
+    if known is None:
+        copies = [path for path, _ in val + test if hashes[path] in trained]
+        twin = shown(trained[hashes[copies[0]]]) if copies else ""
+        return twin and (
+            f"{len(copies)} images to validate or test are exact copies of training images, as "
+            f"{shown(copies[0])} of {twin}: figures on them say little"
+        )
+    if not test:
+        raise ValueError("every image was seen in training or validation: none is left to test")
+    old = set(unpacked(known["test"]))
+    new = sum(hashes[path] not in old for path, _ in test)
+    return (
+        f"{len(train)} images were seen in training and {len(val)} in validation; of the "
+        f"{len(test)} to test, {new} are new since then"
+    )

@@ -1,7 +1,11 @@
 """Recipes that chapters and the command line train with: the lesson's numbers and the lab's."""
 
+import os
+import sys
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
+
+import torch
 
 from vit_tutorial.data import Data
 from vit_tutorial.errors import unknown
@@ -44,6 +48,8 @@ class Recipe(TrainConfig):
                 raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
         if not 0 < self.layer_decay <= 1:
             raise ValueError(f"layer_decay must lie in (0, 1], got {self.layer_decay}")
+        if self.augment > 10:  # far outside the image; the loss would end as no number
+            raise ValueError(f"augment must be at most 10, got {self.augment}")
         if not self.cutmix >= 0:
             raise ValueError(f"cutmix must not be negative, got {self.cutmix}")
         for name, known in CHOICES.items():
@@ -88,6 +94,54 @@ PRESETS = {
     # under a million parameters, in 80 minutes of a core
     "cifar10-small": Preset(LITE | {"layers": 6, "hidden_size": 96, "mlp_size": 192}, FEW_PHOTOS),
 }
+
+
+# photographs of somebody's own, read at 64 pixels: minutes on one core for some thousands
+OWN_PHOTOS = Preset(
+    LITE | {"patch_size": 8, "layers": 6, "hidden_size": 96, "mlp_size": 192},
+    replace(FEW_PHOTOS, epochs=40, batch_size=64),
+)
+
+
+def usual_preset(data: Data) -> Preset:
+    """What a data set is trained with where nothing is asked for: by its name, or its images."""
+    C, H, W = data.train.images.shape[1:]
+    if data.name in ("digits", "mnist"):
+        return PRESETS["digits" if data.name == "digits" else "mnist-fast"]
+    return OWN_PHOTOS if C == 3 and min(H, W) >= 32 else PRESETS["mnist"]
+
+
+def batch_size(images: int, usual: int) -> int:
+    """As usual, or smaller, so that a small folder fills eight batches."""
+    return max(1, min(usual, images // 8))
+
+
+def check_memory(c: ViTConfig, recipe: Recipe, frozen: bool = False) -> None:
+    """Raise ValueError if training takes more memory than this machine has, by a low estimate.
+
+    Counted are the weights, their gradients and two momenta, and for a micro-batch the images and
+    what each block keeps for the backward pass.
+    """
+    D, M, (H, W), (rows, cols) = c.hidden_size, c.mlp_size, c.height_width, c.grid
+    B, T, L = recipe.batch_size // recipe.accumulate, rows * cols + 1, c.layers
+    weights = D * (c.channels * c.patch_size**2 + T + c.classes) + L * D * (4 * D + 2 * M)
+    kept = 0 if frozen else (L - 1) * T * (7 * D + 2 * M)
+    images = B * (c.channels * H * W + (kept // 2 if recipe.precision == "bf16" else kept))
+    needed, there = 4 * ((1 if frozen else 4) * weights + images), memory()
+    if needed > there:
+        raise ValueError(
+            f"training would take more than {needed / 2**30:,.0f} GiB of memory ({weights:,} "
+            f"weights; {B} images of {T} tokens at a time), there are {there / 2**30:,.0f}: choose "
+            "a smaller model, image or batch, or larger patches"
+        )
+
+
+def memory() -> int:
+    """The bytes of memory of the machine, or of its GPU if that has more."""
+    gpu = torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else 0
+    if not hasattr(os, "sysconf"):  # Windows does not say
+        return sys.maxsize
+    return max(gpu, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
 
 
 def model_config(data: Data, shape: dict[str, Any]) -> ViTConfig:

@@ -2,64 +2,24 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from html import escape
-from string import Template
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from vit_tutorial.attention_maps import class_token_maps
 from vit_tutorial.data import Data
-from vit_tutorial.figures.palette import PALETTE
-from vit_tutorial.figures.plots import show_attention, show_confusion, show_images
+from vit_tutorial.errors import shown
+from vit_tutorial.figures.report import draw_confusion, draw_error, draw_errors, page
 from vit_tutorial.figures.sheets import picture, show_history
 from vit_tutorial.model import VisionTransformer
 
 WORST = 12  # errors that are shown
-PAGE = Template("""<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy"
-  content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>$title</title>
-<style>
-:root { color-scheme: light dark; --ink: $ink0; --quiet: $quiet0; --paper: $paper0 }
-@media (prefers-color-scheme: dark) { :root { --ink: $ink1; --quiet: $quiet1; --paper: $paper1 } }
-body { max-width: 60rem; margin: 0 auto; padding: 1rem; line-height: 1.5;
-  font-family: system-ui, sans-serif; color: var(--ink); background: var(--paper) }
-h1, dd, td:first-child { overflow-wrap: anywhere }
-.wide { overflow-x: auto }
-.wide img { max-width: none }
-img { max-width: 100%; height: auto; display: block }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums }
-th, td { text-align: right; padding: 0.25rem 0.6rem; border-bottom: 1px solid var(--quiet) }
-th:first-child, td:first-child { text-align: left; padding-left: 0 }
-td:not(:first-child) { white-space: nowrap }
-.errors { display: grid; gap: 1.5rem;
-  grid-template-columns: repeat(auto-fill, minmax(min(100%, 360px), 1fr)) }
-figure { margin: 0 }
-dt { color: var(--quiet) }
-dd { margin: 0 0 0.5rem }
-</style>
-<main>
-<h1>$title</h1>
-$headline
-<h2>Which class is taken for which</h2>
-$confusion
-<h2>Class by class</h2>
-$classes
-<h2>The worst errors</h2>
-$errors
-<h2>Training</h2>
-$curves
-<dl>$facts</dl>
-</main>
-</html>
-""")
+MOST = 30  # classes whose confusion matrix is drawn with a cell of 28 pixels for each pair
+PAIRS = 20  # of classes that are listed where there are more
 
 
 def html_report(
@@ -77,17 +37,20 @@ def html_report(
     K = len(data.classes)
     pairs = K * labels + probabilities.argmax(dim=1)
     matrix = torch.bincount(pairs, minlength=K * K).view(K, K)
-    colours = {f"{n}{i}": PALETTE[n][i] for n in ("ink", "quiet", "paper") for i in range(2)}
-    return PAGE.substitute(
-        colours,
-        title=f"Fine-tuned on {escape(data.name)}",
+    return page(
+        title=f"Fine-tuned on {words(data.name)}",
         headline=headline(matrix, data),
         confusion=confusion(matrix, data.classes),
         classes=class_table(matrix, data.classes),
         errors=worst_errors(model, data, probabilities),
         curves=learning_curves(history),
-        facts="".join(f"<dt>{escape(k)}</dt><dd>{escape(str(v))}</dd>" for k, v in facts.items()),
+        facts="".join(f"<dt>{words(k)}</dt><dd>{words(v)}</dd>" for k, v in facts.items()),
     )
+
+
+def words(name: object) -> str:
+    """A name from outside as words of the page."""
+    return escape(shown(name))
 
 
 def wilson(right: int, n: int) -> tuple[float, float]:
@@ -98,41 +61,63 @@ def wilson(right: int, n: int) -> tuple[float, float]:
     return max(0.0, low), min(1.0, high)
 
 
+def baseline(data: Data) -> tuple[str, int]:
+    """The commonest class of the training images, and how many of the test images are of it."""
+    commonest = int(data.train.labels.bincount().argmax())
+    return data.classes[commonest], int((data.test.labels == commonest).sum())
+
+
 def headline(matrix: Int[Tensor, "K K"], data: Data) -> str:
     """How many test images are right, how sure that is, and what a constant answer would get."""
     right, n = int(matrix.trace()), int(matrix.sum())
-    low, high = wilson(right, n)
-    commonest = int(data.train.labels.bincount().argmax())
-    always = int(matrix[commonest].sum()) / n
+    (low, high), (commonest, always) = wilson(right, n), baseline(data)
+    copies = getattr(data, "copies", 0)  # known of folders
+    used = (
+        f"{copies} test images are exact copies of training images"
+        if copies
+        else ("No test image was used in fine-tuning")
+    )
     return (
         f"<p><strong>{right / n:.1%} of the test images are right</strong> ({right} of {n}; 95 % "
-        f"interval {low:.1%} to {high:.1%}, Wilson). Always to answer "
-        f"“{escape(data.classes[commonest])}”, the commonest class of the training images, would "
-        f"get {always:.1%}. No test image was used in fine-tuning.</p>"
+        f"interval {low:.1%} to {high:.1%}, Wilson). Always to answer “{words(commonest)}”, the "
+        f"commonest class of the training images, would get {always / n:.1%}. {used}.</p>"
     )
 
 
 def confusion(matrix: Int[Tensor, "K K"], classes: Sequence[str]) -> str:
-    """The confusion matrix, wide enough for its numbers."""
-    # matplotlib reads what stands between dollars as mathematics
-    names = [(c if len(c) <= 16 else c[:15] + "…").replace("$", r"\$") for c in classes]
-    side = max(2.4, 0.28 * len(classes) + 0.07 * max(map(len, names)) + 0.5)
-    errors = matrix - matrix.diag().diag()
-    true, predicted = divmod(int(errors.argmax()), len(classes))
-    alt = f"Confusion matrix; {int(matrix.trace())} of {int(matrix.sum())} on the diagonal. " + (
-        f"Most often {classes[true]} is taken for {classes[predicted]}: {int(errors.max())} of "
-        f"{int(matrix[true].sum())} images."
-        if errors.any()
-        else "There is no error."
-    )
-
-    def draw(figure: Figure) -> None:
-        show_confusion(figure.subplots(), matrix, names)
-
-    shown = picture(draw, side, side, alt)
+    """The confusion matrix, its names as words of the page; past MOST classes the worst pairs."""
+    worst, K = most_confused(matrix, classes), len(classes)
+    alt = f"Confusion matrix; {int(matrix.trace())} of {int(matrix.sum())} on the diagonal. "
+    if worst:
+        alt += "Most often {} is taken for {}: {} images.".format(*worst[0])
+    else:
+        alt += "There is no error."
+    if K > MOST:
+        head = "<tr><th>class</th><th>taken for</th><th>images</th></tr>"
+        rows = table(head, [[*map(escape, pair)] for pair in worst])
+        return picture(partial(draw_errors, matrix=matrix), 4.8, 4.8, alt) + rows
+    spans = "".join(f'<span title="{words(c)}">{words(c)}</span>' for c in classes)
+    drawn = picture(partial(draw_confusion, matrix=matrix), 0.28 * K, 0.28 * K, alt)
     return (
-        f'<div class="wide" tabindex="0" role="group" aria-label="Confusion matrix">{shown}</div>'
+        '<div class="wide" tabindex="0" role="group" aria-label="Confusion matrix">'
+        '<div class="matrix"><span>true, across: predicted</span>'
+        f'<div class="columns">{spans}</div><div class="rows">{spans}</div>{drawn}</div></div>'
     )
+
+
+def most_confused(matrix: Int[Tensor, "K K"], classes: Sequence[str]) -> list[tuple[str, str, str]]:
+    """The commonest errors, at most PAIRS of them: true class, predicted class, how many images."""
+    errors, K = matrix - matrix.diag().diag(), len(classes)
+    counts, pairs = (found.tolist() for found in errors.flatten().topk(min(PAIRS, K * K)))
+    rows = [(n, *divmod(pair, K)) for n, pair in zip(counts, pairs, strict=True) if n]
+    sizes = matrix.sum(dim=1).tolist()
+    return [(shown(classes[a]), shown(classes[b]), f"{n} of {sizes[a]}") for n, a, b in rows]
+
+
+def table(head: str, rows: Sequence[Sequence[str]]) -> str:
+    """A table of cells that are HTML."""
+    body = ("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
+    return f"<table><thead>{head}</thead><tbody>{''.join(body)}</tbody></table>"
 
 
 def class_table(matrix: Int[Tensor, "K K"], classes: Sequence[str]) -> str:
@@ -143,9 +128,8 @@ def class_table(matrix: Int[Tensor, "K K"], classes: Sequence[str]) -> str:
         n = int(row.sum())
         low, high = wilson(right, n) if n else (0.0, 1.0)
         accuracy = f"{right / n:.1%}" if n else "no images"
-        cells = (escape(name), f"{right} of {n}", accuracy, f"{low:.0%} to {high:.0%}")
-        rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
-    return f"<table><thead>{head}</thead><tbody>{''.join(rows)}</tbody></table>"
+        rows.append((words(name), f"{right} of {n}", accuracy, f"{low:.0%} to {high:.0%}"))
+    return table(head, rows)
 
 
 def worst_errors(model: VisionTransformer, data: Data, probabilities: Float[Tensor, "M K"]) -> str:
@@ -173,18 +157,12 @@ def error_figure(
     ready = data.test.normalise(image[None].float() / 255).to(next(model.parameters()))
     weights = class_token_maps(model.attention_maps(ready)[0, -1].mean(dim=0), *model.config.grid)
 
-    def draw(figure: Figure) -> None:
-        left, right = figure.subplots(1, 2)
-        show_images(left, image.expand(1, 3, -1, -1))  # in its own colours, grey too
-        show_attention(right, image.float().mean(dim=0, keepdim=True) / 255, weights)
-
-    names = [escape(data.classes[label]) for label in (true, predicted)]
-    alt = (
-        f"An image of {data.classes[true]}, and how much {reader} of its {weights.numel()} patches."
-    )
+    names = [shown(data.classes[label]) for label in (true, predicted)]
+    alt = f"An image of {names[0]}, and how much {reader} of its {weights.numel()} patches."
+    drawn = picture(partial(draw_error, image=image, weights=weights), 3.6, 1.7, alt)
     return (
-        f"<figure>{picture(draw, 3.6, 1.7, alt)}<figcaption>Taken for <strong>{names[1]}</strong> "
-        f"({shares[predicted]:.1%}), is <strong>{names[0]}</strong> ({shares[true]:.1%})"
+        f"<figure>{drawn}<figcaption>Taken for <strong>{escape(names[1])}</strong> "
+        f"({shares[predicted]:.1%}), is <strong>{escape(names[0])}</strong> ({shares[true]:.1%})"
         "</figcaption></figure>"
     )
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from vit_tutorial.data import Data
 from vit_tutorial.weights import checkpoint
+from vit_tutorial.weights.files import reading
 
 FORMAT = "vit_tutorial state 1"
 
@@ -56,8 +58,9 @@ def save_state(path: str | Path, state: State, about: dict[str, Any]) -> None:
 def load_state(path: str | Path) -> tuple[State, dict[str, Any]]:
     """What `save_state` wrote. Raises ValueError for a missing, damaged or foreign file."""
     tensors, header = checkpoint.unpack(Path(path), FORMAT)
-    epoch, step, seconds, about, *settings = json.loads(header["state"])  # earlier files have none
-    return State(epoch, step, seconds, dict(*settings), tensors), about
+    with reading(path):  # the settings are missing in earlier files
+        epoch, step, seconds, about, *settings = json.loads(header["state"])
+        return State(epoch, step, seconds, dict(*settings), tensors), about
 
 
 def fingerprint(data: Data) -> str:
@@ -68,7 +71,7 @@ def fingerprint(data: Data) -> str:
             found.update(split.images.contiguous().numpy().data)
         else:
             files = [f"{p.parent.name}/{p.name} {p.stat().st_size}" for p in split.images.paths]
-            found.update("\n".join(files).encode())
+            found.update(os.fsencode("\n".join(files)))
         for tensor in (split.labels, split.mean, split.std):
             found.update(tensor.numpy().data)
     return found.hexdigest()

@@ -18,14 +18,22 @@ import torch
 from tqdm import tqdm
 
 from vit_tutorial.data import Data
+from vit_tutorial.errors import shown
 from vit_tutorial.lab import distributed
+from vit_tutorial.lab.folders import FolderData
 from vit_tutorial.lab.loop import Step, Training
 from vit_tutorial.lab.recipes import Recipe
+from vit_tutorial.lab.report import baseline, wilson
 from vit_tutorial.lab.resume import State, check_same, fingerprint, load_state, save_state
 from vit_tutorial.model import VisionTransformer
 from vit_tutorial.train import default_device, predictions
 from vit_tutorial.weights import checkpoint
 from vit_tutorial.weights.preprocessing import preprocessing
+
+try:
+    import fcntl
+except ImportError:  # on Windows nothing keeps two trainings apart
+    fcntl = None  # type: ignore[assignment]
 
 WRITTEN = ("state.safetensors", "model.safetensors", "metrics.jsonl", "card.json", "report.html")
 # options that may change when a run is resumed
@@ -46,7 +54,7 @@ class Run(NamedTuple):
         rows, cols = model.config.grid
         head = f"{self.args.weights} with a new head for " if "weights" in self.args else ""
         return {
-            "Data": f"{data.name}: {len(data.train)} images to train on, {len(data.val)} to "
+            "Data": f"{shown(data.name)}: {len(data.train)} images to train on, {len(data.val)} to "
             f"validate, {len(data.test)} to test",
             "Model": f"{head}{len(data.classes)} classes, images of {H} x {W} pixels in {rows} x "
             f"{cols} patches, {count(model):,} parameters, {trainable(model):,} of them trained",
@@ -65,13 +73,15 @@ def fit(
     args: argparse.Namespace,
     make: Callable[[argparse.Namespace], Run],
     show: Callable[[Run, torch.Tensor, list[dict[str, Any]]], None],
-    shown: tuple[str, ...],
-) -> None:
+    pictures: tuple[str, ...],
+) -> bool:
     """Train what `make` gives, from the start or from the state in --out, and report on it.
 
-    Of several processes only the first prints and writes.
+    Of several processes only the first prints and writes. True if the model is surely better than
+    always answering the commonest class, or if there was nothing to do.
     """
-    state, about = opened(args)
+    names = ("model.safetensors", "metrics.jsonl", *pictures, "card.json")
+    state, about = saved(args, names)
     if not 0 <= args.seed < 2**63:
         raise ValueError(f"--seed must lie in 0..{2**63 - 1}, got {args.seed}")
     device = distributed.join(chosen_device(args.device))
@@ -82,35 +92,94 @@ def fit(
         told = run.told()
         check_same(str(args.out), about.get("settings", told["settings"]), told["settings"])
         about |= told
-        names = ("model.safetensors", "metrics.jsonl", *shown, "card.json")
-        files = [args.out / name for name in names]
-        if state and state.epoch == run.recipe.epochs and all(file.exists() for file in files):
-            print(f"{args.out} is finished: {state.epoch} epochs, nothing to do")
-            return
+        if state and state.epoch == run.recipe.epochs and is_whole(args.out, names):
+            print(f"{shown(args.out)} is finished: {state.epoch} epochs, nothing to do")
+            return True
         print(*run.described().values(), f"on {device}", sep="\n")
         run.model.to(device)
         check_abilities(run, device)
-        history = follow(run, state, about)
-        if distributed.rank():
-            return
-        logits = predictions(run.model, run.data.test).cpu()
-        run.model.cpu()
-        show(run, logits, history)
-        right, M = int((logits.argmax(dim=1) == run.data.test.labels).sum()), len(logits)
-        write_card(run, history, right / M, device)
-        print(f"test accuracy {right / M:.2%} ({right} of {M} right)")
-        print(*(f"  {file}" for file in files), sep="\n")
+        with nullcontext() if distributed.rank() else locked(args.out):
+            if state is None and not distributed.rank():
+                check_free(args.out, names)  # as another training may have left it meanwhile
+            history = follow(run, state, about)
+            better = bool(distributed.rank()) or finish(run, history, show, device)
+        print(*(f"  {shown(args.out / name)}" for name in names), sep="\n")
+        return better
 
 
-def opened(args: argparse.Namespace) -> tuple[State | None, dict[str, Any]]:
+def finish(
+    run: Run,
+    history: list[dict[str, Any]],
+    show: Callable[[Run, torch.Tensor, list[dict[str, Any]]], None],
+    device: torch.device,
+) -> bool:
+    """Test the model and write what is left; whether it surely beats the commonest class."""
+    logits = predictions(run.model, run.data.test).cpu()
+    run.model.cpu()
+    show(run, logits, history)
+    right, M = int((logits.argmax(dim=1) == run.data.test.labels).sum()), len(logits)
+    write_card(run, history, right / M, device)
+    name, always = baseline(run.data)
+    print(f"test accuracy {right / M:.2%} ({right} of {M} right)")
+    print(f"always to answer {shown(name)!r} would get {always / M:.2%} ({always} of {M})")
+    return wilson(right, M)[0] > always / M
+
+
+def check_free(out: Path, names: tuple[str, ...]) -> None:
+    """Raise ValueError if a folder holds a model, or other files that a run would overwrite."""
+    if (out / "state.safetensors").exists() or (out / "model.safetensors").exists():
+        raise ValueError(f"{out} already holds a model: give another --out, or --resume")
+    for file in (out / name for name in names):
+        if file.exists() and file.stat().st_size:  # a run that ended at once leaves no figures
+            raise ValueError(f"{file} is there, and not of a run to resume: give another --out")
+
+
+def is_whole(out: Path, names: tuple[str, ...]) -> bool:
+    """Whether a finished run's files are there, and its weights those that the card names."""
+    try:
+        card = json.loads((out / "card.json").read_bytes())
+        found = hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest()
+        damaged = found != card["sha256"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
+    if damaged:
+        print(f"{shown(out / 'model.safetensors')} is damaged: made again")
+    return not damaged and all((out / name).exists() for name in names)
+
+
+@contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Keep other trainings out of a folder for as long as the block takes.
+
+    Raises ValueError if one is at work there. A process that is killed leaves a file, but no lock.
+    """
+    lock = out / ".lock"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        file = lock.open("w")
+    except OSError:  # what cannot be written is said where it is written
+        yield
+        return
+    with file:
+        try:
+            if fcntl:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ValueError(f"another training is at work in {out}: give another --out") from error
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+
+
+def saved(args: argparse.Namespace, names: tuple[str, ...]) -> tuple[State | None, dict[str, Any]]:
     """Load the saved state; options missing on the command line are filled from it.
 
     Raises ValueError if there is none, or if there is one without --resume.
     """
     file = args.out / "state.safetensors"
     if not args.resume:
-        if file.exists() or (args.out / "model.safetensors").exists():
-            raise ValueError(f"{args.out} already holds a model: give another --out, or --resume")
+        check_free(args.out, names)
         return None, {"history": [], "command": args.command}
     if not file.exists():
         raise ValueError(f"{args.out} holds nothing to resume: start without --resume")
@@ -238,9 +307,10 @@ def write_metrics(out: Path, history: list[dict[str, Any]]) -> None:
 
 def write_results(run: Run, history: list[dict[str, Any]]) -> None:
     """The weights, for use, and the figures of all epochs."""
+    files = {"files": run.data.files} if isinstance(run.data, FolderData) else {}
     checkpoint.save(
         run.args.out / "model.safetensors", run.model, data=run.data.name, seed=run.args.seed,
-        epoch=len(history), preprocessing=preprocessing(run.data), history=history,
+        epoch=len(history), preprocessing=preprocessing(run.data), history=history, **files,
     )  # fmt: skip
     write_metrics(run.args.out, history)
 

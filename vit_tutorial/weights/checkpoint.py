@@ -4,19 +4,26 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import lru_cache
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from vit_tutorial.errors import unknown
 from vit_tutorial.model import VisionTransformer, ViTConfig
+from vit_tutorial.weights.files import (
+    check_numbers,
+    check_shapes,
+    from_json,
+    read_tensors,
+    reading,
+)
 from vit_tutorial.weights.preprocessing import Preprocessing
 
 FORMAT = "vit_tutorial 1"
@@ -50,23 +57,20 @@ def load(path: str | Path) -> tuple[VisionTransformer, dict[str, Any]]:
     Raises ValueError for a missing, damaged or foreign file, and for tensors that do not fit the
     configuration. Nothing is unpickled.
     """
-    path = Path(path)
-    tensors, header = unpack(path, FORMAT)
-    try:
-        config, more = json.loads(header["config"]), json.loads(header["more"])
-        model = built(ViTConfig(**with_tuples(config)), tensors)
-        if "preprocessing" in more:
-            more["preprocessing"] = Preprocessing(**with_tuples(more["preprocessing"]))
-    except RuntimeError as error:
-        raise ValueError(f"the tensors in {path} do not fit its config: {error}") from error
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"the header of {path} is damaged: {error}") from error
-    return model, more
+    with reading(path):
+        return restored(*unpack(Path(path), FORMAT))
 
 
-def with_tuples(found: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a dataclass after JSON, which turns tuples into lists."""
-    return {name: tuple(x) if isinstance(x, list) else x for name, x in found.items()}
+def restored(
+    tensors: dict[str, Tensor], header: dict[str, str]
+) -> tuple[VisionTransformer, dict[str, Any]]:
+    """The model and `more` in a file of ours, from what `unpack` gives."""
+    more = json.loads(header["more"])
+    config = from_json(ViTConfig, json.loads(header["config"]), "its configuration")
+    if "preprocessing" in more:
+        steps = from_json(Preprocessing, more["preprocessing"], "its preprocessing")
+        more["preprocessing"] = steps
+    return built(config, tensors), more
 
 
 class SkipInitialisation(TorchFunctionMode):
@@ -86,11 +90,34 @@ def blank(config: ViTConfig) -> VisionTransformer:
         return VisionTransformer(config)
 
 
+@lru_cache(maxsize=16)
+def shapes(config: ViTConfig) -> dict[str, tuple[int, ...]]:
+    """The shapes of a model's tensors, by name; one block is made, and stands for all."""
+    one = {n: tuple(w.shape) for n, w in blank(replace(config, layers=1)).state_dict().items()}
+    found: dict[str, tuple[int, ...]] = {}
+    block = {name: shape for name, shape in one.items() if ".blocks.0." in name}
+    for name, shape in one.items():
+        if name not in block:
+            found[name] = shape
+        elif name not in found:
+            for i in range(config.layers):
+                found |= {n.replace(".0.", f".{i}.", 1): shape for n, shape in block.items()}
+    return found
+
+
 def built(config: ViTConfig, tensors: dict[str, Tensor]) -> VisionTransformer:
     """A model in eval mode that holds these very tensors, in their precision.
 
-    Raises RuntimeError if they do not fit the configuration.
+    Raises ValueError, before memory is taken, that names a tensor which does not fit the
+    configuration or does not hold finite numbers.
     """
+    pixels, fixed = prod(config.height_width), config.positions != "learned"
+    table = fixed * prod(config.grid) * config.hidden_size
+    if config.layers > len(tensors) or pixels > 2**26 or table > 2**24:
+        raise ValueError(f"no model: {config} does not fit {len(tensors)} tensors")
+    check_shapes({name: tuple(w.shape) for name, w in tensors.items()}, shapes(config))
+    for name, tensor in tensors.items():
+        check_numbers(name, tensor)
     model = blank(config)
     model.load_state_dict(tensors, assign=True)
     return model.eval()
@@ -99,19 +126,13 @@ def built(config: ViTConfig, tensors: dict[str, Tensor]) -> VisionTransformer:
 def check_fit(model: nn.Module, config: ViTConfig) -> None:
     """Raise ValueError, naming tensors and layers, unless `built` would make the same model.
 
-    Compared are the shapes of all tensors, and the printed form (as "GELU(approximate='none')")
-    of layers without parts that both have.
+    Compares the shapes of all tensors, and how layers without parts print, such as
+    "GELU(approximate='none')", where both models have a layer of that name.
     """
     (found, layers), (expected, usual) = described(model), described(blank(config))
     for name in layers.keys() & usual.keys():
         found[name], expected[name] = layers[name], usual[name]
-    wrong = [
-        f"{name} {found.get(name, 'missing')}, expected {expected.get(name, 'no such tensor')}"
-        for name in found | expected
-        if found.get(name) != expected.get(name)
-    ]
-    if wrong:
-        raise ValueError(f"the model does not fit its configuration: {listed(wrong, '; ')}")
+    check_shapes(found, expected)
 
 
 def described(model: nn.Module) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -125,13 +146,6 @@ def plain(name: str) -> str:
     return ".".join(part for part in name.split(".") if part not in WRAPPERS)
 
 
-def listed(found: Iterable[str], between: str = ", ") -> str:
-    """The first eight, in order, and how many more there are."""
-    found = sorted(found)
-    more = f" and {len(found) - 8} more" if len(found) > 8 else ""
-    return (between.join(found[:8]) or "none") + more
-
-
 def pack(tensors: dict[str, Tensor], header: dict[str, str]) -> bytes:
     """A safetensors file with a header, to which the SHA-256 of the content is added."""
     tensors = {name: w.detach().to("cpu", copy=True).contiguous() for name, w in tensors.items()}
@@ -143,20 +157,20 @@ def unpack(path: Path, form: str) -> tuple[dict[str, Tensor], dict[str, str]]:
 
     Raises ValueError if there is no such file, or it is not whole, or its format is not `form`.
     """
-    if not path.is_file():
-        raise ValueError(f"no such checkpoint: {path}")
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            # copied: what safetensors gives lies in the file, which may be replaced
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
+    with reading(path):
+        return verified(*read_tensors(path), form)
+
+
+def verified(
+    tensors: dict[str, Any], header: dict[str, str], form: str
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The parts of a file; ValueError for another format, and for another content than saved."""
     if header.get("format") != form:
-        raise ValueError(f"{path} has format {header.get('format')!r}, expected {form!r}")
+        raise ValueError(f"it has format {header.get('format')!r}, expected {form!r}")
+    header = dict(header)
     said, found = header.pop("sha256", None), digest(tensors, header)
     if said != found and (said is not None or form != FORMAT):  # the first models had none
-        raise ValueError(f"{path} is damaged: its SHA-256 is {found}, it says {said}")
+        raise ValueError(f"it is damaged: its SHA-256 is {found}, it says {said}")
     return tensors, header
 
 
@@ -196,14 +210,18 @@ def replace_file(path: Path, content: bytes) -> None:
         raise
 
 
+def pretrained_names() -> list[str]:
+    """The names of the shipped models."""
+    return sorted(path.stem for path in PRETRAINED.glob("*.json"))
+
+
 def pretrained_card(name: str) -> dict[str, Any]:
     """How a shipped model was made: command, seed, versions, seconds, accuracies, SHA-256.
 
     Raises ValueError for an unknown name.
     """
-    known = sorted(path.stem for path in PRETRAINED.glob("*.json"))
-    if name not in known:
-        raise unknown("pretrained model", name, known)
+    if name not in pretrained_names():
+        raise unknown("pretrained model", name, pretrained_names())
     return json.loads((PRETRAINED / f"{name}.json").read_text(encoding="utf-8"))
 
 
@@ -219,7 +237,8 @@ def pretrained_path(name: str) -> Path:
 def load_pretrained(name: str) -> VisionTransformer:
     """A shipped model that was trained on MNIST, in eval mode on the CPU.
 
-    "mnist" has 49 patches, for attention maps; "mnist-best" has 4 patches and the fewest errors.
+    "mnist" has 49 patches, for attention maps; "mnist-int8" is the same with rounded weights, as on
+    the live page; "mnist-best" has 4 patches and the fewest errors.
     Raises ValueError for an unknown name and for a damaged file.
     """
     return load(pretrained_path(name))[0]

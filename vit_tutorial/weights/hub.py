@@ -1,8 +1,9 @@
 """Models by name or path: shipped with the package, in a file, or published by another library."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib import import_module
 from importlib.util import find_spec
 from math import floor
@@ -11,77 +12,95 @@ from typing import Any
 
 import torch
 from PIL import Image
-from safetensors import SafetensorError, safe_open
 
-from vit_tutorial.errors import unknown
+from vit_tutorial.errors import shown, unknown
 from vit_tutorial.model import VisionTransformer, ViTConfig
 from vit_tutorial.weights import checkpoint
 from vit_tutorial.weights.checkpoint import built
-from vit_tutorial.weights.layouts import State, read, read_checkpoint, recognise
+from vit_tutorial.weights.files import is_a, read_tensors, reading, unwrapped
+from vit_tutorial.weights.layouts import read_checkpoint, recognise
 from vit_tutorial.weights.preprocessing import Preprocessing
 
 Prepared = tuple[VisionTransformer, Preprocessing]
 ADDRESS = "https://huggingface.co/{}/resolve/main/{}"
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-FOREIGN = (".npz", ".pth", ".pt", ".bin")  # files of others, beside their safetensors
+WEIGHTS = (  # what a folder may hold; an index names the files that share a model's tensors
+    "model.safetensors", "model.safetensors.index.json",
+    "pytorch_model.bin", "pytorch_model.bin.index.json",
+)  # fmt: skip
 GELU = {"gelu": "exact", "gelu_tanh": "tanh", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and std of its pixels
-TIMM: dict[str, Any] = {  # of its ViTs
-    "mean": (0.5,), "std": (0.5,), "interpolation": "bicubic", "crop_pct": 0.9,
-}  # fmt: skip
 
 
 def from_checkpoint(name: str | Path) -> Prepared:
     """A model in eval mode on the CPU, and its preprocessing.
 
-    `name` is a shipped model ("mnist"), a file that `save` wrote, a file or folder that another
-    library wrote, or what a library calls a model that it fetches itself:
+    `name` is a shipped model ("mnist"), a file that `save` wrote, a file that another library
+    wrote, a folder that holds such a file, or what a library calls a model that it fetches itself:
     "timm:vit_base_patch16_224.augreg2_in21k_ft_in1k", "torchvision:vit_b_16",
     "hf:google/vit-base-patch16-224". Raises ValueError for an unknown name, a missing, damaged or
     unsuitable file, and where nothing can be fetched, with what to fetch and where to put it.
     """
-    library, _, rest = str(name).partition(":")
-    if library in FETCH:
-        return FETCH[library](rest)
-    if Path(name, "config.json").is_file():
-        return fetch_hf(str(name))
-    path = find(name)
-    if not is_ours(path):
-        return from_file(path)
-    model, more = checkpoint.load(path)
-    if "preprocessing" not in more:
-        raise ValueError(f"{path} does not say how its images are prepared")
-    return model, more["preprocessing"]
+    return with_more(name)[:2]
+
+
+def with_more(name: str | Path) -> tuple[VisionTransformer, Preprocessing, dict[str, Any]]:
+    """`from_checkpoint`, and all that a file of ours says beside the weights."""
+    library, colon, rest = str(name).partition(":")
+    more: dict[str, Any] = {}
+    if colon and library in FETCH:
+        model, steps = FETCH[library](rest)
+    else:
+        path = find(name)
+        with reading(path):
+            model, steps, more = from_file(path)
+    c, found = model.config, (len(steps.mean), len(steps.classes), steps.height_width)
+    if found != (c.channels, c.classes, c.height_width):
+        raise ValueError(
+            f"{shown(name)}: images are prepared with (channels, classes, size) {found}, the model "
+            f"reads {(c.channels, c.classes, c.height_width)}"
+        )
+    precision = str(next(model.parameters()).dtype).removeprefix("torch.")
+    return model, replace(steps, precision=precision), more
 
 
 def find(name: str | Path) -> Path:
-    """The file of a checkpoint: the path itself, or where a shipped model of that name lies."""
-    is_file = Path(name).suffix in (".safetensors", *FOREIGN) or Path(name).is_file()
-    return Path(name) if is_file else checkpoint.pretrained_path(str(name))
+    """The file of a checkpoint by path, by folder, or by the name of a shipped model.
 
-
-def is_ours(path: Path) -> bool:
-    """Whether `checkpoint.load` is to read a file, or say what is wrong with it."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            return str((file.metadata() or {}).get("format")).startswith("vit_tutorial")
-    except (SafetensorError, OSError):
-        return path.suffix not in FOREIGN
-
-
-def seed_of(name: str | Path) -> int:
-    """The seed that a model's data were split with; 0 for the weights of others."""
-    path = Path(name) if Path(name).is_file() else checkpoint.PRETRAINED / f"{name}.safetensors"
-    return checkpoint.load(path)[1].get("seed", 0) if path.is_file() and is_ours(path) else 0
-
-
-def from_file(path: Path) -> Prepared:
-    """A model in a file of any of the four layouts.
-
-    What its tensors do not tell is read from `config.json` and `preprocessor_config.json` beside
-    it, as timm and Hugging Face write them; without those files the library's defaults hold.
+    The name of a shipped model wins over a file or folder that is called the same.
     """
-    tensors = read(path)
+    path = Path(name)
+    outside = path.exists() or path.suffix or len(path.parts) > 1
+    if str(name) in checkpoint.pretrained_names() or not outside:
+        return checkpoint.pretrained_path(str(name))
+    return in_folder(path) if path.is_dir() else path
+
+
+def in_folder(folder: Path) -> Path:
+    """The file with the weights in a folder of a run, or of `save_pretrained`."""
+    for weights in WEIGHTS:
+        if (folder / weights).is_file():
+            return folder / weights
+    raise ValueError(f"{shown(folder)} has none of {' and '.join(WEIGHTS[::2])}")
+
+
+def from_file(path: Path) -> tuple[VisionTransformer, Preprocessing, dict[str, Any]]:
+    """A model in a file of ours, or in one of any of the four layouts; and what ours says more.
+
+    What tensors of others do not tell is read from `config.json` and `preprocessor_config.json`
+    beside the file, as timm and Hugging Face write them; without those files the library's
+    defaults hold.
+    """
+    found, header = read_tensors(path)
+    if str(header.get("format")).startswith("vit_tutorial"):
+        model, more = checkpoint.restored(*checkpoint.verified(found, header, checkpoint.FORMAT))
+        if "preprocessing" not in more:
+            raise ValueError("it does not say how its images are prepared")
+        return model, more["preprocessing"], more
+    return *from_others(unwrapped(found), path), {}
+
+
+def from_others(tensors: dict[str, Any], path: Path) -> Prepared:
+    """A model from tensors in one of the four layouts, and from the JSON files beside `path`."""
     origin = recognise(tensors).library
     card = read_json(path.with_name("config.json")) if origin in ("timm", "huggingface") else {}
     if origin == "timm":
@@ -132,14 +151,17 @@ def fetch_torchvision(name: str) -> Prepared:
 def fetch_hf(name: str) -> Prepared:
     """A repository on Hugging Face's hub, or a folder that `save_pretrained` wrote."""
     folder, steps = Path(name), ["config.json", "preprocessor_config.json"]
-    for weights in WEIGHTS:
-        if not Path(name).is_dir():
-            hub, files = library("huggingface_hub"), [*steps, weights]
-            with fetching(f"hf:{name}", [ADDRESS.format(name, file) for file in files]):
-                folder = Path(hub.snapshot_download(name, allow_patterns=files))
+    for weights in () if folder.is_dir() else WEIGHTS:
+        parts = [weights.replace(".index.json", "-*").replace(".safetensors-", "-")]
+        hub, files = library("huggingface_hub"), [*steps, weights, *parts]
+        files = list(dict.fromkeys(files))
+        with fetching(f"hf:{name}", [ADDRESS.format(name, file) for file in files]):
+            folder = Path(hub.snapshot_download(name, allow_patterns=files))
         if (folder / weights).is_file():
-            return from_file(folder / weights)
-    raise ValueError(f"{name} has none of {' and '.join(WEIGHTS)}")
+            break
+    path = in_folder(folder)
+    with reading(path):
+        return from_file(path)[:2]
 
 
 FETCH = {"timm": fetch_timm, "torchvision": fetch_torchvision, "hf": fetch_hf}
@@ -179,7 +201,7 @@ def timm_model(card: dict[str, Any]) -> Any:
         return timm.create_model(name, **{x: stated[x] for x in tell if x in stated})
 
 
-def timm_prepared(tensors: State, theirs: Any, card: dict[str, Any]) -> Prepared:
+def timm_prepared(tensors: dict[str, Any], theirs: Any, card: dict[str, Any]) -> Prepared:
     """A model of timm, from its tensors, its module (if any) and what its config.json says."""
     model = built(*read_checkpoint(tensors, **timm_settings(theirs)))
     token, pool = model.config.pool == "token", card.get("global_pool")
@@ -209,28 +231,46 @@ def hf_settings(card: dict[str, Any]) -> dict[str, Any]:
     """Size, heads, epsilon and GELU in Hugging Face's config.json."""
     if not card:
         return {}
-    act, size = card.get("hidden_act", "gelu"), card.get("image_size", 224)
+    act = stated(card, "hidden_act", str, "gelu")
     if act not in GELU:
         raise unknown("hidden_act", act, GELU)
-    size = tuple(size) if isinstance(size, list) else size
-    heads, epsilon = card.get("num_attention_heads", 12), card.get("layer_norm_eps")
-    return {"image_size": size, "heads": heads, "epsilon": epsilon, "gelu": GELU[act]}
+    size = stated(card, "image_size", int | tuple[int, int], 224)
+    return {
+        "image_size": tuple(size) if isinstance(size, list) else size,
+        "heads": stated(card, "num_attention_heads", int, 12),
+        "epsilon": stated(card, "layer_norm_eps", float, None),
+        "gelu": GELU[act],
+    }
 
 
-def timm_preprocessing(cfg: Mapping[str, Any], c: ViTConfig, labels: Any) -> Preprocessing:
+def stated(card: dict[str, Any], name: str, kind: Any, default: Any) -> Any:
+    """A field of a JSON file, or what holds without it; ValueError if it is of another type."""
+    value = card.get(name, default)
+    if name in card and not is_a(value, kind):
+        raise ValueError(f"{name} is {value!r}, expected {kind}")
+    return value
+
+
+def timm_preprocessing(cfg: dict[str, Any], c: ViTConfig, labels: Any) -> Preprocessing:
     """As timm prepares images to evaluate: resized to more than the model's size, then cropped.
 
     An image is squashed where timm would keep its ratio for an input that is not square.
     """
-    cfg = TIMM | {name: value for name, value in cfg.items() if value is not None}
-    mode, (H, W) = cfg.get("crop_mode", "center"), c.height_width
+    cfg = {name: value for name, value in cfg.items() if value is not None}
+    mode, share = stated(cfg, "crop_mode", str, "center"), stated(cfg, "crop_pct", float, 0.9)
     if mode not in ("center", "squash"):
         raise ValueError(f"timm's crop_mode {mode!r} is not supported")
-    larger = floor(H / cfg["crop_pct"]), floor(W / cfg["crop_pct"])
-    resize = larger[0] if mode == "center" and H == W else larger
-    mean, std = (tuple(cfg[x]) * (c.channels if len(cfg[x]) == 1 else 1) for x in ("mean", "std"))
-    names = class_names(labels, c)
-    return Preprocessing((H, W), mean, std, names, resize, cfg["interpolation"])
+    if not 0 < share <= 1:
+        raise ValueError(f"timm's crop_pct must lie in (0, 1], got {share}")
+    H, W = c.height_width
+    larger = floor(H / share), floor(W / share)
+    found = (stated(cfg, name, tuple[float, ...], (0.5,)) for name in ("mean", "std"))
+    mean, std = (tuple(map(float, x)) * (c.channels if len(x) == 1 else 1) for x in found)
+    return Preprocessing(
+        (H, W), mean, std, class_names(labels, c),
+        resize=larger[0] if mode == "center" and H == W else larger,
+        interpolation=stated(cfg, "interpolation", str, "bicubic"),
+    )  # fmt: skip
 
 
 def torchvision_preprocessing(c: ViTConfig) -> Preprocessing:
@@ -240,20 +280,25 @@ def torchvision_preprocessing(c: ViTConfig) -> Preprocessing:
     return Preprocessing(c.height_width, mean, std, class_names((), c), *steps)
 
 
-def hf_preprocessing(steps: dict[str, Any], c: ViTConfig, labels: Any) -> Preprocessing:
+def hf_preprocessing(card: dict[str, Any], c: ViTConfig, labels: Any) -> Preprocessing:
     """As Hugging Face's image processor says; by default squashed, bilinear, to -1..1.
 
-    The paper's authors prepare images in the same way.
+    The paper's authors prepare images in the same way. Pixels that are rescaled by another factor
+    than 1/255 have their mean and std divided by it.
     """
     for step in ("do_resize", "do_rescale", "do_normalize"):
-        if not steps.get(step, True):
+        if stated(card, step, bool | None, True) is False:
             raise ValueError(f"{step} is false in preprocessor_config.json: not supported")
-    size, resize = steps.get("size"), None
-    if steps.get("do_center_crop"):
+    size, resize = stated(card, "size", int | dict | None, None), None
+    if stated(card, "do_center_crop", bool | None, False):
         edges: Any = size if isinstance(size, dict) else {"height": size, "width": size}
         resize = edges.get("shortest_edge") or (edges["height"], edges["width"])
-    mean, std = (tuple(steps.get(f"image_{x}") or (0.5,) * c.channels) for x in ("mean", "std"))
-    interpolation = Image.Resampling(steps.get("resample", 2)).name.lower()
+    factor = 255 * stated(card, "rescale_factor", float, 1 / 255)
+    if factor <= 0:
+        raise ValueError(f"rescale_factor must be above 0, got {factor / 255}")
+    numbers = (stated(card, f"image_{x}", tuple[float, ...] | None, None) for x in ("mean", "std"))
+    mean, std = (tuple(x / factor for x in found or (0.5,) * c.channels) for found in numbers)
+    interpolation = Image.Resampling(stated(card, "resample", int, 2)).name.lower()
     return Preprocessing(c.height_width, mean, std, class_names(labels, c), resize, interpolation)
 
 
@@ -261,12 +306,12 @@ def class_names(labels: Any, c: ViTConfig) -> tuple[str, ...]:
     """Names from a list or from a dict by number; numbers if there is not one for each class."""
     if isinstance(labels, dict):
         labels = [labels[number] for number in sorted(labels, key=int)]
-    return tuple(labels if len(labels) == c.classes else map(str, range(c.classes)))
+    return tuple(map(str, labels if len(labels) == c.classes else range(c.classes)))
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """What a JSON file holds; nothing if there is none. Raises ValueError if it is damaged."""
-    try:  # a TypeError for JSON that is no object
-        return {} | json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
+    if not path.is_file():
+        return {}
+    with reading(path):  # a TypeError for JSON that is no object
+        return {} | json.loads(path.read_text(encoding="utf-8"))

@@ -4,17 +4,17 @@
     model = VisionTransformer(config)
     model.load_state_dict(state)
 
-A `source` is a dict of tensors or arrays, or a safetensors, npz or PyTorch file; nothing is
-unpickled. Every tensor is used exactly once: a ValueError names those that are missing, surplus or
-of another shape as the source does. Only the pooler of Hugging Face's `ViTModel` is left out: our
-features are what it reads. Values keep their bits, but float16 and bfloat16 become float32.
+A `source` is a dict of tensors or arrays, or a file that `files.read_tensors` reads. Every tensor
+is used exactly once: a ValueError names those that are missing, surplus or of another shape as the
+source does. Only the pooler of Hugging Face's `ViTModel` is left out: our features are what it
+reads. Values keep their bits, but float16 and bfloat16 become float32.
 """
 
 import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 from statistics import mode
 from typing import Any
@@ -22,11 +22,12 @@ from typing import Any
 import numpy as np
 import torch
 from einops import EinopsError, parse_shape, rearrange
-from safetensors.torch import load_file
 from torch import Tensor
 
+from vit_tutorial.errors import shown
 from vit_tutorial.model import ViTConfig
-from vit_tutorial.weights.checkpoint import blank, listed
+from vit_tutorial.weights.checkpoint import shapes
+from vit_tutorial.weights.files import check_numbers, listed, read_tensors, reading, unwrapped
 
 State = dict[str, Tensor]
 Source = Mapping[str, Any] | str | Path
@@ -34,8 +35,9 @@ Size = int | tuple[int, int] | None
 KERNEL = "embedding.patches.projection.weight"
 ONE = ViTConfig(1, 1, 1, classes=1, layers=1, hidden_size=1, mlp_size=1, heads=1)
 
-# Pieces of our names, and below, in the same order, what others write instead; "-" is nothing,
-# and braces stand where query, key and value are apart.
+# Parts of our tensors' names, then the same parts in other libraries, in the same order. "-": the
+# library has no such part. Braces: it has one tensor each for query, key and value, where we have
+# one for all three.
 OUR_NAMES = """
     embedding.class_token  embedding.positions  embedding.patches.projection.
     encoder.blocks.  .norm1.  .attention.qkv.  .attention.projection.
@@ -192,6 +194,8 @@ def recognise(tensors: Iterable[str], library: str | None = None) -> Layout:
     known = [layout for layout in LAYOUTS if library in (None, layout.library)]
     wanted = [{name for our in shapes(ONE) for name in names(our, layout)} for layout in known]
     explained = [len(some & set(tensors)) for some in wanted]
+    if set(shapes(ONE)) <= set(tensors):
+        raise ValueError("tensors of this package without a configuration: use checkpoint.save")
     if not any(explained):
         raise ValueError(f"not the tensors of {library or 'a known layout'}: {listed(tensors)}")
     return known[explained.index(max(explained))]
@@ -205,12 +209,6 @@ def names(our: str, layout: Layout) -> tuple[str, ...]:
     return tuple(dict.fromkeys(theirs.format(part) for part in ("query", "key", "value")))
 
 
-@lru_cache(maxsize=16)
-def shapes(config: ViTConfig) -> dict[str, tuple[int, ...]]:
-    """The shapes of our model's tensors, by name."""
-    return {name: tuple(tensor.shape) for name, tensor in blank(config).state_dict().items()}
-
-
 def outline(tensors: Iterable[str], layout: Layout) -> ViTConfig:
     """A model with the blocks, class token and head that the names tell, and every size 1."""
     starts = ("encoder.blocks.", "embedding.class_token", "head.", "head.0.")
@@ -218,8 +216,9 @@ def outline(tensors: Iterable[str], layout: Layout) -> ViTConfig:
     there = {x for x in (token, head, hidden) if any(name.startswith(x) for name in tensors)}
     numbers = re.findall(rf"^{re.escape(block)}(\d+)", "\n".join(tensors), flags=re.MULTILINE)
     deep = hidden in there and "head.0." in layout.pieces
+    layers = min(len(set(numbers)), len(list(tensors)) // 12)  # a block has twelve tensors or more
     return replace(
-        ONE, classes=int(deep or head in there), layers=max(1, len(set(numbers))),
+        ONE, classes=int(deep or head in there), layers=max(1, layers),
         pool="token" if layout.always_class_token or token in there else "mean",
         representation_size=1 if deep else None,
     )  # fmt: skip
@@ -249,7 +248,9 @@ def convert(tensors: State, layout: Layout, size: Size = None) -> tuple[ViTConfi
             raise misshapen(given, tensors, f"{shape} in our {our}")
     N = config.grid[1]
     if size is not None or (config.pool == "mean" and square(N - 1) and not square(N)):
-        with_grid(config, size, layout)  # where a class token seems to be lost, the size says
+        # without a class token, N that is one more than a square needs a stated size: otherwise a
+        # class token is missing
+        with_grid(config, size, layout)
     return config, state
 
 
@@ -272,7 +273,7 @@ def joined(our: str, theirs: tuple[str, ...], tensors: State, layout: Layout, h:
 
 
 def measured(c: ViTConfig, state: State, C: int, P: int, h: int) -> ViTConfig:
-    """The outline with its sizes; D is what most axes measure."""
+    """The outline with its sizes: D is the most frequent length of an axis over all tensors."""
     D = mode(size for tensor in state.values() for size in tensor.shape)
     last = "head.2.bias" if c.representation_size else "head.bias"
     N = state["embedding.positions"].numel() // D - (c.pool == "token")
@@ -310,41 +311,24 @@ def unflatten(weight: Tensor, channels: int | None) -> Tensor:
 
 
 def read(source: Source) -> State:
-    """The tensors of a dict or file; ValueError for what is no array of floats."""
-    found = source if isinstance(source, Mapping) else read_file(Path(source))
-    if isinstance(found, Mapping) and len(found) == 1:  # {"model": {...}}
-        found = next((inner for inner in found.values() if isinstance(inner, Mapping)), found)
-    if not isinstance(found, Mapping):
-        raise ValueError(f"{source} holds no dict of tensors, but a {type(found).__name__}")
-    return {name: floats(name, value) for name, value in found.items()}
-
-
-def read_file(path: Path) -> Any:
-    """What a safetensors, npz or PyTorch file holds; ValueError if that needs unpickling."""
-    if not path.is_file():
-        raise ValueError(f"no such checkpoint: {path}")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        if path.suffix == ".npz":
-            return dict(np.load(path, allow_pickle=False))
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file may raise anything
-        raise ValueError(f"{path} does not load as plain tensors: {error}") from error
+    """The tensors of a dict or file, in float32 or float64; ValueError for what is none."""
+    if isinstance(source, Mapping):
+        return {name: floats(name, value) for name, value in unwrapped(source).items()}
+    with reading(source):
+        return read(read_tensors(Path(source))[0])
 
 
 def floats(name: str, value: Any) -> Tensor:
-    """A tensor of float32 or float64."""
+    """A tensor of float32 or float64; ValueError unless it holds finite numbers."""
     try:
         tensor = value.detach() if isinstance(value, Tensor) else torch.from_numpy(np.array(value))
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name} is no tensor: {error}") from error
-    if not tensor.is_floating_point():
-        raise ValueError(f"{name} holds {tensor.dtype}, expected floating-point numbers")
+    check_numbers(name, tensor)
     return tensor.float() if tensor.itemsize < 4 else tensor
 
 
 def misshapen(found: Iterable[str], tensors: State, fit: str) -> ValueError:
     """An error that names tensors with their shapes, to be raised."""
-    shapes = ", ".join(f"{name} {tuple(tensors[name].shape)}" for name in found)
-    return ValueError(f"misshapen tensors: {shapes}; expected {fit}")
+    given = ", ".join(f"{shown(name)} {tuple(tensors[name].shape)}" for name in found)
+    return ValueError(f"misshapen tensors: {given}; expected {fit}")

@@ -3,16 +3,17 @@
 import contextlib
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from math import isfinite
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from vit_tutorial.data import Data
+from vit_tutorial.data import Data, Split
 from vit_tutorial.errors import unknown
 
 Source = object  # a path, a PIL image, an array or a tensor; `read_image` refuses all others
@@ -113,7 +114,8 @@ class Preprocessing:
 
     The image is resized to `resize`, a (height, width) or the length of its shorter side, and
     cropped in the middle; without `resize` it is squashed into `height_width`. All sizes are in
-    pixels; `mean` and `std` are those of pixels in 0..1, one number for each channel.
+    pixels; `mean` and `std` are those of pixels in 0..1, one number for each channel. `precision`
+    is that of the model. Raises ValueError for values that no image can be prepared with.
     """
 
     height_width: tuple[int, int]
@@ -122,8 +124,19 @@ class Preprocessing:
     classes: tuple[str, ...]
     resize: int | tuple[int, int] | None = None
     interpolation: str = "bicubic"
+    precision: str = field(default="float32", compare=False)
 
     def __post_init__(self) -> None:
+        steps, (H, W) = (*self.mean, *self.std), self.height_width
+        if len(self.mean) != len(self.std) or not all(map(isfinite, steps)) or min(self.std) <= 0:
+            raise ValueError(
+                "expected mean and std as finite numbers, one for each channel, std above 0: "
+                f"got {self.mean} and {self.std}"
+            )
+        larger = (H, W) if self.resize is None else self.resize
+        larger = larger if isinstance(larger, tuple) else (larger, larger)
+        if min(H, W, *larger) < 1 or max(larger) > 16 * max(H, W):
+            raise ValueError(f"cannot resize images to {self.resize} and crop them to {H} x {W}")
         if self.interpolation.upper() not in Image.Resampling.__members__:
             known = [name.lower() for name in Image.Resampling.__members__]
             raise unknown("interpolation", self.interpolation, known)
@@ -133,6 +146,12 @@ class Preprocessing:
 
         Takes what `read_image` takes, and raises ValueError as it does.
         """
+        return self.bytes(source)[None].float() / 255
+
+    def bytes(self, source: Source) -> UInt8[Tensor, "C H W"]:
+        """The resized and cropped image in bytes, as a data set holds it."""
+        if len(self.mean) not in (1, 3):
+            raise ValueError(f"the model reads {len(self.mean)} channels, an image has 1 or 3")
         image = read_image(source).convert("L" if len(self.mean) == 1 else "RGB")
         (H, W), size = self.height_width, self.resize or self.height_width
         if isinstance(size, int):
@@ -144,8 +163,16 @@ class Preprocessing:
             round((a - b) / 2) if a >= b else -((b - a) // 2) for a, b in ((width, W), (height, H))
         )
         image = image.crop((left, top, left + W, top + H))
-        array = np.asarray(image, dtype=np.float32).reshape(H, W, -1) / 255
-        return torch.from_numpy(array).permute(2, 0, 1)[None]
+        return torch.from_numpy(np.array(image).reshape(H, W, -1)).permute(2, 0, 1)
+
+    def split(self, split: Split) -> Split:
+        """A data set's split as the model reads it: in its channels and size, its mean and std."""
+        images, shape = split.images, (len(self.mean), *self.height_width)
+        if isinstance(images, Tensor) and (images.shape[1:] != shape or self.resize):
+            images = torch.stack([self.bytes(image) for image in images])
+        return replace(
+            split, images=images, mean=torch.tensor(self.mean), std=torch.tensor(self.std)
+        )
 
     def normalise(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
         """Pixels in 0..1, less the mean and divided by the standard deviation."""
@@ -154,7 +181,7 @@ class Preprocessing:
 
     def __call__(self, source: Source) -> Float[Tensor, "1 C H W"]:
         """A batch of one image, ready for the model: takes and refuses what `read_image` does."""
-        return self.normalise(self.pixels(source))
+        return self.normalise(self.pixels(source)).to(getattr(torch, self.precision))
 
 
 def preprocessing(data: Data) -> Preprocessing:

@@ -1,0 +1,93 @@
+"""The built site needs no script for its formulas, and knows its address from where it is built."""
+
+import json
+import re
+import sys
+from xml.etree import ElementTree
+
+import pytest
+from fontTools.ttLib import TTFont
+
+from tools.sync_book import ROOT
+
+sys.path.insert(0, str(ROOT / "book" / "_ext"))
+import website
+
+
+def formulas():
+    """Every formula of the book, with how it is shown."""
+    for path in sorted([*ROOT.glob("book/*.ipynb"), *ROOT.glob("book/*.md")]):
+        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".ipynb":
+            cells = json.loads(text)["cells"]
+            text = "\n\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+        text = re.sub(r"`[^`]*`", "", text)
+        yield from ((found, "block") for found in re.findall(r"\$\$(.+?)\$\$", text, re.DOTALL))
+        text = re.sub(r"\$\$.+?\$\$", "", text, flags=re.DOTALL)
+        yield from ((found, "inline") for found in re.findall(r"(?<!\\)\$([^$\n]+?)\$", text))
+
+
+def words(made):
+    """What a formula shows."""
+    return "".join(ElementTree.fromstring(made).itertext())
+
+
+def test_every_formula_of_the_book_becomes_mathml_that_the_font_can_show():
+    font = TTFont(ROOT / "book" / "_static" / "math.woff2").getBestCmap()
+    found = dict.fromkeys(formulas())
+    assert len(found) > 200
+    for latex, display in found:
+        shown = words(website.mathml(latex, display))
+        assert not re.search(r"[\\&]", shown), latex
+        # a single letter is shown in italics, which are in the font too
+        assert {c for c in shown if ord(c) not in font and not c.isspace()} == set(), latex
+
+
+@pytest.mark.parametrize(
+    ("latex", "shown"),
+    [
+        (r"\operatorname{softmax}(q k^\top / \sqrt{d})", "softmax(qk⊤/d)"),
+        (r"\begin{aligned} a &= b && (1)\\ c &= d \end{aligned}", "a=b(1)c=d"),
+        (r"\arg\min_W \lVert X \rVert", "argminW‖X‖"),
+        ("z'_\\ell", "zℓ′"),
+    ],
+)
+def test_a_formula_reads_as_its_latex_does(latex, shown):
+    assert re.sub(r"\s", "", words(website.mathml(latex, "block"))) == shown
+
+
+def test_a_chapter_of_a_fork_leads_to_the_fork():
+    links = dict(website.links("book/05_attention_heads", "someone/their-fork"))
+    colab = "https://colab.research.google.com/github/someone/their-fork/blob/colab/book/"
+    assert links["Open in Colab"] == colab + "05_attention_heads.ipynb"
+    source = "https://github.com/someone/their-fork/blob/main/book/05_attention_heads.ipynb"
+    assert links["View source"] == source
+    assert "title=In+book/05_attention_heads.ipynb" in links["Report a mistake"]
+
+
+def test_without_an_address_no_link_leaves_the_book():
+    links = website.links("book/05_attention_heads", website.PLACEHOLDER)
+    assert links
+    assert all(to.startswith("../_sources/") for _, to in links)
+
+
+@pytest.mark.parametrize(
+    ("cell", "folded"),
+    [
+        ("import os\nfrom torch import nn", True),
+        ("import os\nimport torch\ntorch.set_printoptions(precision=3)", True),
+        ("import torch\ntorch.manual_seed(0)\nprint(1)", False),
+        ("x = 1", False),
+        ("import os\n%pip list", False),
+    ],
+)
+def test_a_cell_of_imports_is_folded(cell, folded):
+    assert website.only_imports(cell, {"cell_type": "code", "outputs": []}) == folded
+
+
+def test_a_picture_waits_in_a_place_of_its_shape(tmp_path):
+    head = b"\x89PNG\r\n\x1a\n" + bytes(8) + (640).to_bytes(4, "big") + (200).to_bytes(4, "big")
+    (tmp_path / "a.png").write_bytes(head)
+    found = website.IMAGE.search('<p><img alt="a" src="a.png" style="width: 320px"></p>')
+    tag = website.waiting(tmp_path / "page.html", found)
+    assert tag.startswith('<img loading="lazy" width="320" height="100" alt="a"')
