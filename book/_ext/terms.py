@@ -100,6 +100,8 @@ def insert(notebook: dict[str, Any], chapter: str, glossary: str) -> list[str]:
     there = [(spot, name) for name, spot in places.items() if spot]
     for (number, start), name in sorted(there, reverse=True):
         text = "".join(notebook["cells"][number]["source"])
+        heading = re.search(r"^#+ .*\n+\Z", text[:start], flags=re.M)  # a name below one is lost
+        start = heading.start() if heading else start
         notebook["cells"][number]["source"] = f"{text[:start]}({name})=\n{text[start:]}"
     return [names[0] for name, names in wanted if not places[name]]
 
