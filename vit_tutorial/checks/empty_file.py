@@ -27,11 +27,11 @@ def check_embedding_class(cls: type[nn.Module]) -> bool:
     Its parts: `class_token`, `positions` and `patches.projection`.
     """
 
-    def joined(module: Embedding, patches: Tensor, positions: Tensor | None = None) -> Tensor:
+    def joined(module: Any, patches: Tensor, positions: Tensor | None = None) -> Tensor:
         first = module.class_token.expand(len(patches), -1, -1)
         return torch.cat([first, patches], dim=1) + (0 if positions is None else positions)
 
-    def token_last(module: Embedding, x: Tensor) -> Tensor:
+    def token_last(module: Any, x: Tensor) -> Tensor:
         first = module.class_token.expand(len(x), -1, -1)
         return torch.cat([module.patches(x), first], dim=1) + module.positions
 

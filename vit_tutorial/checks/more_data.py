@@ -160,7 +160,7 @@ def check_cnn_flops(implementation: Callable[[int, int, int, int], float]) -> bo
     """
 
     def flops(
-        C: int, width: int, K: int, side: int, each: int = 2, head: bool = True,
+        C: int, width: int, K: int, side: int, *, each: int = 2, head: bool = True,
         up: bool = True, after: bool = True,
     ) -> int:  # fmt: skip
         total, widths = 0, (C, width, 2 * width, 4 * width)
