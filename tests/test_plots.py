@@ -470,7 +470,7 @@ def test_a_figure_for_the_page_has_a_picture_for_each_mode_and_width():
     assert set(bundle[page.MIME]) == {"phone-light", "wide-dark"}
     sizes = {name: Image.open(io.BytesIO(data)) for name, data in figure.pictures.items()}
     assert sizes["wide-light"].format == "PNG"
-    assert sizes["phone-light"].size == (150, 300)
+    assert sizes["phone-light"].size == (120, 240)
     corners = [sizes[name].convert("RGB").getpixel((0, 0)) for name in ("wide-light", "wide-dark")]
     assert corners == [(255, 255, 255), (18, 18, 18)]
 

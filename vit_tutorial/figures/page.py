@@ -52,12 +52,12 @@ def for_page(
 
 
 def stored(figure: Figure, png: bool) -> bytes:
-    """The first picture in full; the others at 150 dots an inch, in 64 colours."""
+    """The first picture in full; the others at 120 dots an inch, in 32 colours."""
     file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=200 if png else 150)
+    figure.savefig(file, format="png", dpi=200 if png else 120)
     if png:
         return file.getvalue()
-    few = Image.open(file).convert("RGB").quantize(64, dither=Image.Dither.NONE)
+    few = Image.open(file).convert("RGB").quantize(32, dither=Image.Dither.NONE)
     small = io.BytesIO()
     few.convert("RGB").save(small, "WEBP", lossless=True, method=4)
     return small.getvalue()
