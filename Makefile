@@ -11,7 +11,7 @@ PORT ?= 8000
 # Tests and notebooks run in so many processes, each with one thread.
 JOBS ?= 2
 # Not empty: count the lines of the package that the tests reach, which takes half as long again.
-COVERAGE ?= $(CI)
+COVERAGE ?=
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 # A step prints its seconds. The network is cut off, and the user's settings are not read.
@@ -43,7 +43,7 @@ lint: $(INSTALLED)  ## faults seen without running: ruff, mypy, and whether book
 	$(RUN) tools/exercises.py
 	$(RUN) tools/minutes.py
 
-unit: $(INSTALLED)  ## the tests; with COVERAGE=1, and in CI, also the lines that they reach
+unit: $(INSTALLED)  ## the tests; with COVERAGE=1 also the lines that they reach
 	$(RUN) -m pytest -n $(JOBS) --dist loadfile --durations=10 \
 		$(if $(COVERAGE),--cov --cov-report=term)
 

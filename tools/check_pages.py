@@ -196,7 +196,8 @@ async def look(root: Path) -> list[str] | None:
     """The faults of every page below `root`/book, or None without a browser."""
     from playwright.async_api import async_playwright
 
-    found = [*sorted(root.glob("book/*.html")), *sorted(root.glob("translations/*/*.html"))]
+    places = ("book/*.html", "live/*.html", "translations/*/*.html")
+    found = [path for place in places for path in sorted(root.glob(place))]
     names = [path.relative_to(root).as_posix() for path in found]
     async with async_playwright() as play:
         chrome = await browser(play)
