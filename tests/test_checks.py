@@ -224,3 +224,19 @@ def test_where_nothing_can_be_written_a_check_passes_in_silence(capsys, monkeypa
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
     check_patchify(patches)
     assert capsys.readouterr().out.startswith("✓ patches is right")
+
+
+def test_a_class_is_right_whatever_was_tried_before_it():
+    from vit_tutorial.embedding import Embedding
+
+    class Zeros(Embedding):  # draws fewer random numbers than the right one
+        def __init__(self, *sizes):
+            super().__init__(*sizes)
+            torch.rand(7)
+
+        def forward(self, images):
+            return super().forward(images) * 2
+
+    with pytest.raises(CheckFailed):
+        checks.check_embedding_class(Zeros)
+    checks.check_embedding_class(Embedding)

@@ -13,7 +13,7 @@ from vit_tutorial.encoder import Encoder
 
 ONE_FOR_ALL: Slips = [
     (r"Sizes of tensors must match", "The vector is one for the whole batch, (1 "
-     "1 D): expand it to (B 1 D), then join along axis 1."),
+     "1 D): expand it to (B 1 D), and join along axis 1, that of the tokens."),
     (r"must match the size|broadcast", "There are N patches and T = N + 1 "
      "positions: join the class token to the patches first, then add."),
 ]  # fmt: skip
@@ -212,11 +212,14 @@ def check_reached(implementation: Callable[[Encoder, Tensor, tuple[int, ...]], i
     mistakes: Mistakes = [
         (learning(all_but), "the other way round: shut the blocks in `blind`, "
          "and leave the rest open."),
-        (any_of, "one shut block shuts all: every block has a gate of its own, "
-         "and one open block is enough."),
-        (lambda e, z, blind: z.shape[1] - 1, "shutting every block changes "
-         "nothing yet: shut row 0 (a row is a reader), may_read[0, 1:] = 0, and "
-         "read the score of token 0 alone."),
+        (any_of, "one shut block shuts all. Every block has a gate of its own, "
+         "and one open block is enough; and token 0 must go on reading itself "
+         "(may_read[0, 1:] = 0), or its softmax has nothing to read."),
+        (lambda e, z, blind: z.shape[1] - 1, "every patch is still reached when "
+         "all blocks are shut: shut row 0 (a row is a reader) with "
+         "may_read[0, 1:] = 0. Token 0 goes on reading itself: with nothing to "
+         "read, its softmax gives nan, which is not 0. And read the output of "
+         "token 0 alone."),
         (learning(lambda *a: reference(*a) + 1), "the class token itself is "
          "counted: leave token 0 out."),
         (learning(lambda *a: max(reference(*a), 1)), "the class token itself is "

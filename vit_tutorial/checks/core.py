@@ -338,7 +338,7 @@ def difference(run: Run, expected: Any) -> str:
         part = difference(run._replace(value=got[i]), expected[i])
         return f"value {i + 1} of {len(expected)}: {part}"
     if not isinstance(expected, Tensor):
-        return f"expected {expected:,}, got {float(got):,.10g}{where}."
+        return f"expected {round(expected, 6):,}, got {float(got):,.10g}{where}."
     if got.shape != expected.shape:
         return f"the result has shape {tuple(got.shape)}, expected {tuple(expected.shape)}{where}."
     if not got.isfinite().all():

@@ -225,7 +225,8 @@ def compare_class(
 def build(cls: type[nn.Module], sizes: tuple[Any, ...]) -> nn.Module:
     """An instance of the reader's class, or one line that says why there is none."""
     try:
-        mine = cls(*sizes)
+        with torch.random.fork_rng(devices=[]):  # however many numbers the class draws
+            mine = cls(*sizes)
     except Exception as error:
         raise own_error(cls.__name__, error, f"{cls.__name__}{sizes}") from error
     if not isinstance(mine, nn.Module):
@@ -243,7 +244,8 @@ def compare_names(name: str, mine: nn.Module, module: nn.Module) -> None:
         others = f"; it has {', '.join(surplus[:4])}, which the package has not" if surplus else ""
         raise CheckFailed(
             f"{name} has no {', '.join(missing[:4])}{others}. With the package's names its weights "
-            "can be loaded (a tensor to be learned is an nn.Parameter)."
+            "can be loaded. (A tensor to be learned is an nn.Parameter; modules in a list are an "
+            "nn.ModuleList.)"
         )
     if surplus:
         raise CheckFailed(f"{name} has {', '.join(surplus[:4])}, which the package has not.")

@@ -14,6 +14,14 @@ SQUARE: Slips = [
     (r"invalid for input|rearrange|einops|must match|divisible", "the grid has H/P rows and W/P "
      "columns; is one number used for both, or is C taken to be 3, or B to be 1?"),
 ]  # fmt: skip
+LAST: Slips = [
+    (r"invalid for input|rearrange|einops|must match|divisible", "here the channels are the last "
+     "axis, (B H W C): the pattern on the left has to say so, and P divides H and W."),
+]  # fmt: skip
+WINDOW: Slips = [
+    (r"stack expects|invalid for input|rearrange|einops|must match", "the last window starts at "
+     "H - P, so a range ends at H - P + 1; rows and columns have counts of their own."),
+]  # fmt: skip
 RESHAPED = (
     "a plain reshape has the right shape and the wrong pixels: it takes C·P·P numbers in reading "
     "order, which is pieces of rows. Split H and W first, then move axes."
@@ -160,7 +168,7 @@ def check_channels_last(implementation: Callable[[Tensor, int], Tensor]) -> bool
     generator = torch.Generator().manual_seed(0)
     shapes = [((2, 8, 12, 3), 4), ((1, 6, 4, 2), 2), ((3, 4, 4, 1), 2)]
     trials = [(torch.rand(*shape, generator=generator), P) for shape, P in shapes]
-    return compare(implementation, cut("(r c) (C i j)"), trials, mistakes, SQUARE)
+    return compare(implementation, cut("(r c) (C i j)"), trials, mistakes, LAST)
 
 
 @exercise
@@ -198,4 +206,4 @@ def check_overlapping(implementation: Callable[[Tensor, int, int], Tensor]) -> b
     def reference(images: Tensor, P: int, S: int) -> Tensor:
         return F.unfold(images, P, stride=S).mT
 
-    return compare(implementation, reference, trials, mistakes, SQUARE)
+    return compare(implementation, reference, trials, mistakes, WINDOW)

@@ -236,7 +236,7 @@ def through_all(
 
 
 def patch_to_token(patch: Float[Tensor, "P P"], E: Float[Tensor, "D P2"]) -> PageFigure:
-    """One patch unrolls into a row; each row of E is a question, and each answer one number.
+    """One patch unrolls into a row; a question is a column of E, and each answer one number.
 
     For small patches of one channel; the first three questions and the last one are drawn.
     """
@@ -269,7 +269,7 @@ def questions(
 ) -> None:
     """A few rows of E as little pictures of the patch's size, and below them what they answer."""
     P, largest = round(E.shape[1] ** 0.5), E.abs().max().item()
-    write(ax, x, y - 14, f"{len(E)} questions, each a row of E", ha="left", weight="bold")
+    write(ax, x, y - 14, f"{len(E)} questions, each a column of E", ha="left", weight="bold")
     for i, d in enumerate(asked):
         left = x + 64 * i + (22 if i == len(asked) - 1 else 0)
         shade(ax, left, y, E[d].reshape(P, P), 52 / P, largest)
