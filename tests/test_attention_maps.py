@@ -12,6 +12,7 @@ from torch.testing import assert_close
 
 from vit_tutorial.attention_maps import (
     attention_distance,
+    attention_entropy,
     attention_rollout,
     class_token_maps,
     position_similarity,
@@ -123,6 +124,16 @@ def test_what_the_class_token_reads_and_is_read_does_not_change_the_distance():
     changed[..., 1:, 0] = 0.9
     changed[..., 1:, 1:] *= 0.1 / maps[..., 1:, 1:].sum(dim=-1, keepdim=True)
     assert_close(attention_distance(changed, 2, 3), expected)
+
+
+# ---- entropy
+
+
+def test_entropy_counts_the_tokens_that_are_read_alike():
+    one, four = torch.eye(8)[None, None, None], torch.zeros(1, 1, 1, 8, 8)
+    four[..., :4] = 0.25
+    both = torch.cat([one, four, torch.full_like(four, 1 / 8)], dim=2)
+    assert_close(attention_entropy(both)[0, 0], torch.tensor([0.0, 2.0, 3.0]))
 
 
 # ---- positions

@@ -261,7 +261,7 @@ def test_the_wheel_holds_the_package_its_types_and_its_weights_and_nothing_else(
     models = [f"{m}.{end}" for m in ("mnist", "mnist-best", "mnist-int8")
               for end in ("json", "safetensors")]  # fmt: skip
     expected |= {f"vit_tutorial/weights/pretrained/{name}" for name in models}
-    records = (PACKAGE / "benchmarks" / "records").glob("*.json")
+    records = (PACKAGE / "benchmarks" / "records").glob("*.*")
     expected |= {f"vit_tutorial/benchmarks/records/{path.name}" for path in records}
     assert set(names) == expected | {"vit_tutorial/py.typed"}
     assert any(name.endswith("LICENSE") for name in metadata)

@@ -1,5 +1,7 @@
 """From attention weights to maps over the image: arithmetic only, no drawing."""
 
+import math
+
 import torch
 from einops import rearrange
 from jaxtyping import Float
@@ -47,6 +49,14 @@ def attention_distance(
     places = torch.cartesian_prod(torch.arange(rows), torch.arange(cols)).double()
     apart = torch.cdist(places, places).to(weights)  # half precision knows no cdist
     return (weights * apart).sum(dim=-1).mean(dim=-1)
+
+
+def attention_entropy(maps: Float[Tensor, "B L h T T"]) -> Float[Tensor, "B L h"]:
+    """How widely a head reads: the mean entropy of its rows, in bits.
+
+    0 where every reader reads one token alone, log2 T where all are read alike.
+    """
+    return torch.special.entr(maps).sum(dim=-1).mean(dim=-1) / math.log(2)
 
 
 def position_similarity(
