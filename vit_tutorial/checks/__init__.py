@@ -87,6 +87,11 @@ from vit_tutorial.checks.transfer import (
     check_nearest,
     check_qkv,
 )
+from vit_tutorial.checks.what_it_learned import (
+    check_entropy,
+    check_patch_lens,
+    check_same_row,
+)
 
 __all__ = [
     "CheckFailed",
@@ -116,6 +121,7 @@ __all__ = [
     "check_disagreement",
     "check_dot",
     "check_embedding_class",
+    "check_entropy",
     "check_flops",
     "check_fold",
     "check_forward",
@@ -136,6 +142,7 @@ __all__ = [
     "check_parameter_groups",
     "check_parameters",
     "check_part",
+    "check_patch_lens",
     "check_patch_mean",
     "check_patchify",
     "check_projection",
@@ -145,6 +152,7 @@ __all__ = [
     "check_registers",
     "check_relative",
     "check_resample_positions",
+    "check_same_row",
     "check_schedule",
     "check_shortcut",
     "check_sincos",

@@ -17,6 +17,7 @@ import vit_tutorial.checks.recipe as recipe
 import vit_tutorial.checks.scale as scale
 import vit_tutorial.checks.training as training
 import vit_tutorial.checks.transfer as transfer
+import vit_tutorial.checks.what_it_learned as what_it_learned
 from vit_tutorial.checks.state import remembered
 
 CHAPTERS: dict[str, ModuleType] = {
@@ -30,6 +31,7 @@ CHAPTERS: dict[str, ModuleType] = {
     "08 Training": training,
     "16 From an empty file": empty_file,  # to be taken after 08
     "09 Attention maps": attention_maps,
+    "10 What it learned": what_it_learned,
     "11 More data": more_data,
     "12 Transfer": transfer,
     "13 Scale": scale,
