@@ -294,7 +294,9 @@ def sitemap(built: Path, address: str) -> None:
     rows = "".join(f"<url><loc>{address}{path}</loc></url>\n" for path in found)
     xml = f'<?xml version="1.0" encoding="utf-8"?>\n<urlset xmlns="http://www.sitemaps.org/schemas/sitemap/0.9">\n{rows}</urlset>\n'
     (built / "sitemap.xml").write_text(xml, encoding="utf-8")
-    (built / "robots.txt").write_text(f"User-agent: *\nSitemap: {address}sitemap.xml\n")
+    (built / "robots.txt").write_text(
+        f"User-agent: *\nSitemap: {address}sitemap.xml\n", encoding="utf-8"
+    )
 
 
 def configure(app: Any, config: Any) -> None:

@@ -29,7 +29,7 @@ def remember(check: str, implementation: Any) -> None:
         return
     with contextlib.suppress(OSError):  # nowhere to write: progress lasts for this session
         path().parent.mkdir(parents=True, exist_ok=True)
-        path().write_text(json.dumps(sorted([*known, check]), indent=1))
+        path().write_text(json.dumps(sorted([*known, check]), indent=1), encoding="utf-8")
 
 
 def remembered() -> list[str]:
