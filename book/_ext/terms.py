@@ -93,15 +93,20 @@ def mark(app: Any, docname: str, source: list[str]) -> None:
             logging.getLogger(__name__).warning(told, location=docname)
 
 
+def above(notebook: dict[str, Any], number: int, start: int) -> tuple[int, int]:
+    """The place itself, or that of the heading right above it: a name below one is lost."""
+    text = "".join(notebook["cells"][number]["source"])
+    heading = re.search(r"^#+ .*\n+\Z", text[:start], flags=re.M)
+    return number, heading.start() if heading else start
+
+
 def insert(notebook: dict[str, Any], chapter: str, glossary: str) -> list[str]:
     """Put the names of the places into a chapter; return the terms that it never uses."""
     wanted = [(name, names) for name, names, where in entries(glossary) if where == chapter]
     places = {name: find(names, notebook) for name, names in wanted}
-    there = [(spot, name) for name, spot in places.items() if spot]
+    there = [(above(notebook, *spot), name) for name, spot in places.items() if spot]
     for (number, start), name in sorted(there, reverse=True):
         text = "".join(notebook["cells"][number]["source"])
-        heading = re.search(r"^#+ .*\n+\Z", text[:start], flags=re.M)  # a name below one is lost
-        start = heading.start() if heading else start
         notebook["cells"][number]["source"] = f"{text[:start]}({name})=\n{text[start:]}"
     return [names[0] for name, names in wanted if not places[name]]
 

@@ -131,7 +131,7 @@ def languages(docname: str) -> list[tuple[str, str]]:
         there = path.relative_to(ROOT).as_posix()
         if there != folder and any((path / f"{name}{kind}").exists() for kind in (".md", ".ipynb")):
             toc = path / "_toc.yml"
-            first = toc.read_text("utf-8").splitlines()[0] if toc.exists() else "# English"
+            first = toc.read_text(encoding="utf-8").splitlines()[0] if toc.exists() else "# English"
             found.append((first.strip("# "), f"{os.path.relpath(there, folder)}/{name}.html"))
     return found
 
@@ -270,10 +270,10 @@ def waiting(page: Path, found: re.Match[str]) -> str:
 def smaller_icons(built: Path) -> None:
     """Keep of the icon font the icons that some page or script names."""
     texts = [*built.glob("**/*.html"), *built.glob("_static/**/*.js")]
-    named = {name for path in texts for name in ICON.findall(path.read_text("utf-8"))}
+    named = {name for path in texts for name in ICON.findall(path.read_text(encoding="utf-8"))}
     shapes = set()
     for path in built.glob("_static/**/*.css"):
-        for selector, rule in re.findall(r"([^{}]+){([^{}]*)}", path.read_text("utf-8")):
+        for selector, rule in re.findall(r"([^{}]+){([^{}]*)}", path.read_text(encoding="utf-8")):
             of_icons = set(ICON.findall(selector))
             if not of_icons or of_icons & named:
                 shapes |= {int(code, 16) for code in re.findall(r'"\\([0-9a-f]{2,5})"', rule)}

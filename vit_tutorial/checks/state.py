@@ -35,7 +35,7 @@ def remember(check: str, implementation: Any) -> None:
 def remembered() -> list[str]:
     """The names of all checks that were passed, in this session or before."""
     try:
-        names = json.loads(path().read_text())
+        names = json.loads(path().read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return []
     return [str(name) for name in names] if isinstance(names, list) else []
