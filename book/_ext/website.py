@@ -190,7 +190,7 @@ def leave_translation(app: Any, page: str, source: list[str]) -> None:
     """Let a translation's links to chapters and works that it lacks lead into the book."""
     if page.startswith("translations/"):
         text = re.sub(
-            r"\[([^\]]+)\]\((\.\./\.\./book/\w+)\.(?:ipynb|md)\)",
+            r"\[([^\[\]]+)\]\((\.\./\.\./book/\w+)\.(?:ipynb|md)\)",
             r"<a href='\2.html'>\1</a>",
             source[0],
         )
