@@ -6,7 +6,7 @@ from itertools import islice
 
 import pytest
 import torch
-from pictures import DATA, PER_EPOCH, K, batch, figures, model, seeded, weights
+from image_files import DATA, PER_EPOCH, K, batch, figures, model, seeded, weights
 from test_train import Reads
 from torch import nn
 from torch.nn import functional as F

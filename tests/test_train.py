@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from pictures import DATA, PER_EPOCH, K, figures, model, seeded, split, weights
+from image_files import DATA, PER_EPOCH, K, figures, model, seeded, split, weights
 from torch import nn
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode

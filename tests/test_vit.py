@@ -9,7 +9,7 @@ from dataclasses import asdict
 import nbformat
 import pytest
 import torch
-from pictures import DATA, figures, model, seeded
+from image_files import DATA, figures, model, seeded
 from torch.testing import assert_close
 
 from tools.sync_book import ROOT
