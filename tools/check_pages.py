@@ -89,7 +89,8 @@ def dead_links(root: Path) -> list[str]:
     for path, page in pages.items():
         for link in dict.fromkeys(page.links):
             parts = urlsplit(link)
-            if parts.scheme or parts.netloc or not (parts.path or parts.fragment):
+            of_site = path.name == "404.html" and link.startswith("/")  # shown at any address
+            if of_site or parts.scheme or parts.netloc or not (parts.path or parts.fragment):
                 continue
             target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
             target = target / "index.html" if target.is_dir() else target

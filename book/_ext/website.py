@@ -43,6 +43,7 @@ MATHML = {
     r"<mo[^>]*>&#x0?2016;": '<mo stretchy="false">&#x2016;',
 }
 IMAGE = re.compile(r'<img [^>]*?src="([^":]+)"[^>]*>')
+ICON_SCRIPT = re.compile(r"<script [^>]*fontawesome\.js[^>]*></script>")  # icons are a font
 ICON = re.compile(r"\bfa-[\w-]+")
 DESCRIPTION = 155  # characters, of which a page of results shows most
 ABOUT = "Build the Vision Transformer piece by piece in PyTorch: a free book of runnable notebooks."
@@ -228,9 +229,11 @@ def finish(app: Any, exception: Exception | None) -> None:
         path.unlink(missing_ok=True)
     smaller_icons(built)
     card(built)
-    for path in [*built.glob("book/*.html"), *built.glob("translations/*/*.html")]:
-        text = path.read_text(encoding="utf-8")
-        path.write_text(IMAGE.sub(functools.partial(waiting, path), text), encoding="utf-8")
+    for path in built.rglob("*.html"):
+        text = ICON_SCRIPT.sub("", path.read_text(encoding="utf-8"))
+        if path.parent.name != "_static":
+            text = IMAGE.sub(functools.partial(waiting, path), text)
+        path.write_text(text, encoding="utf-8")
     for path in (ROOT / "book" / "exercises").glob("*.ipynb"):
         target = built / "_sources" / path.relative_to(ROOT)
         target.parent.mkdir(parents=True, exist_ok=True)
