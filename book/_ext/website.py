@@ -43,6 +43,7 @@ MATHML = {
     r"<mo[^>]*>&#x0?2016;": '<mo stretchy="false">&#x2016;',
 }
 IMAGE = re.compile(r'<img [^>]*?src="([^":]+)"[^>]*>')
+WIDE = 36  # characters of LaTeX in a sentence
 ICON_SCRIPT = re.compile(r"<script [^>]*fontawesome\.js[^>]*></script>")  # icons are a font
 ICON = re.compile(r"\bfa-[\w-]+")
 DESCRIPTION = 155  # characters, of which a page of results shows most
@@ -71,7 +72,9 @@ def mathml(latex: str, display: str) -> str:
 
 def inline_math(translator: Any, node: nodes.math) -> None:
     """Write a formula of a sentence."""
-    translator.body.append(mathml(node.astext(), "inline"))
+    made = mathml(node.astext(), "inline")
+    wide = len(node.astext()) > WIDE  # on a phone it scrolls in its own box
+    translator.body.append(f'<span class="math-wide">{made}</span>' if wide else made)
     raise nodes.SkipNode
 
 

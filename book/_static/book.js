@@ -22,7 +22,7 @@ document.addEventListener("DOMContentLoaded", () => {
   }
   // what scrolls sideways can be reached by keyboard, at every width of the window
   const reach = () => {
-    for (const box of document.querySelectorAll(".bd-article pre, .pst-scrollable-table-container, .bd-article div.math")) {
+    for (const box of document.querySelectorAll(".bd-article pre, .pst-scrollable-table-container, .bd-article div.math, .bd-article .math-wide")) {
       if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
     }
   };
