@@ -62,8 +62,9 @@ book: $(INSTALLED)  ## build the book; a warning is an error
 		$(BIN)/jupyter-book build . --toc "$$toc" --path-output "_build/$$folder" -W -n --keep-going \
 			--quiet >/dev/null && mkdir -p _build/html/translations && \
 		cp -R "_build/$$folder/_build/html/$$folder" _build/html/translations/ && \
-		for part in _images _sources _static; do \
-			cp -Rn "_build/$$folder/_build/html/$$part/." "_build/html/$$part/"; done && \
+		cp -R "_build/$$folder/_build/html/_images/." _build/html/_images/ && \
+		cp -R "_build/$$folder/_build/html/_sources/." _build/html/_sources/ && \
+		cp "_build/$$folder/_build/html/_static/translations.js" _build/html/_static/ && \
 		echo "in another language: _build/html/$$folder" || exit 1; done
 	@echo 'The book: _build/html/book/index.html (open it in a browser, or: make serve)'
 

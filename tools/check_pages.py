@@ -63,6 +63,9 @@ DRAWN = "() => new Promise((done) => requestAnimationFrame(() => requestAnimatio
 STILL = "* { transition: none !important; animation: none !important; }"
 TEXT = (".html", ".css", ".js", ".svg", ".json")  # sent compressed
 HEAVY = 400_000  # bytes of a first visit, compressed
+UNSEEN = """() => [...document.querySelectorAll("figcaption")]
+  .filter((words) => !words.closest("details:not([open])") && !words.getClientRects().length)
+  .map((words) => words.closest("figure").id)"""
 TOO_WIDE = "document.documentElement.scrollWidth > innerWidth"
 
 
@@ -174,6 +177,8 @@ async def faults(page, address: str, root: Path) -> list[str]:
         themed = "document.documentElement.dataset.theme"  # a page without one needs no waiting
         await page.wait_for_function(f"!{themed} || {themed} === '{scheme}'")
         found += told(await page.evaluate(CONTRAST), scheme)
+        hidden = await page.evaluate(UNSEEN)
+        found += [f"no caption is seen below {name} ({scheme})" for name in hidden]
     for width in WIDTHS[:0:-1]:
         await page.set_viewport_size({"width": width, "height": 900})
         await page.wait_for_timeout(500)  # milliseconds: the theme adapts to a new width in 300

@@ -21,7 +21,7 @@ from vit_tutorial.patches import patchify, unpatchify
 def gradient_saliency(
     model: VisionTransformer, images: Float[Tensor, "B C H W"], labels: Int[Tensor, "B"]
 ) -> Float[Tensor, "B N"]:
-    """How strongly a patch's pixels pull at the logit of its label: the sum of absolute gradient.
+    """How strongly a patch's pixels pull at the logit of its label: the sum of absolute gradients.
 
     Simonyan, Vedaldi and Zisserman, 2014 (https://arxiv.org/abs/1312.6034).
     """

@@ -81,12 +81,15 @@ def pictures_of(notebook: Path) -> list[tuple[bytes, dict[str, str]]]:
 
 
 def in_both_modes(img: str, others: dict[str, str]) -> str:
-    """The light and the dark picture of one `<img>`, each with its phone's; one is ever shown."""
+    """The light and the dark picture of one `<img>`, each with its phone's; one is shown.
+
+    The class is not the theme's `only-dark`, which hides the caption of a figure as well.
+    """
     parts = []
     for mode in ("light", "dark"):
         shown = re.sub(r'\.png"', f'-wide-{mode}.webp"', img) if mode == "dark" else img
         phone = re.search(r'src="([^"]*)\.png"', img)[1] + "-phone-light.webp"  # type: ignore[index]
         source = f'<source media="{PHONE}" srcset="{phone}">' if "phone-light" in others else ""
         lazy = shown.replace("<img ", '<img loading="lazy" ')
-        parts.append(f'<picture class="only-{mode}">{source}{lazy}</picture>')
+        parts.append(f'<picture class="page-{mode}">{source}{lazy}</picture>')
     return "".join(parts)
