@@ -199,7 +199,7 @@ def test_the_plain_pass_is_the_loop_without_schedule_clipping_augmentation_and_g
     config = TrainConfig(epochs=1, batch_size=128, gradient_clip=math.inf, augment=0.0)
     (epoch,) = train(looped, data, config, seeded(3))
     assert fit(plain, data, seed=3) == epoch.val_accuracy
-    assert_close(weights(plain), weights(looped), rtol=1e-4, atol=1e-6)
+    assert_close(weights(plain), weights(looped), rtol=0, atol=5e-5)  # a step is 1e-3
 
 
 def test_stopping_to_read_stops_the_training():

@@ -108,8 +108,7 @@ def measure(size: tuple[int, ...], repeats: int) -> dict[str, Any]:
 def main() -> int:
     """Measure every size; print and record."""
     args = records.repeated(__doc__, RECORD, 15).parse_args()
-    args.out.unlink(missing_ok=True)
-    record = records.start(args.out, {"repeats": args.repeats})
+    record = records.start(args.out, {"repeats": args.repeats}, anew=True)
     for size in SIZES:
         run = measure(size, args.repeats)
         record["runs"].append(run)

@@ -47,8 +47,9 @@ def measure(repeats: int) -> dict[str, float]:
 def main() -> int:
     """Measure, print and record."""
     args = records.repeated(__doc__, RECORD, 9).parse_args()
-    args.out.unlink(missing_ok=True)
-    record = records.start(args.out, {"repeats": args.repeats, "imports": WAYS, "goal": GOAL})
+    record = records.start(
+        args.out, {"repeats": args.repeats, "imports": WAYS, "goal": GOAL}, anew=True
+    )
     run = measure(args.repeats)
     record["runs"].append(run)
     records.keep(args.out, record)

@@ -148,8 +148,9 @@ def numbers() -> dict[str, Any]:
 def main() -> int:
     """Measure, print and record."""
     args = records.repeated(__doc__ or "", RECORD, 7).parse_args()
-    args.out.unlink(missing_ok=True)
-    record = records.start(args.out, {"repeats": args.repeats, "phone": PHONE, "cpu, times": 4})
+    record = records.start(
+        args.out, {"repeats": args.repeats, "phone": PHONE, "cpu, times": 4}, anew=True
+    )
     sizes = {name: len(gzip.compress((LIVE / name).read_bytes(), 6)) for name in FILES}
     run = {"bytes": sum(sizes.values()), "files": sizes, **visits(args.repeats), **numbers()}
     record["runs"].append(run)

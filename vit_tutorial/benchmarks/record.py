@@ -130,15 +130,15 @@ def program() -> str:
     return f"python -m vit_tutorial.benchmarks.{Path(sys.argv[0]).stem}"
 
 
-def start(path: Path, what: dict[str, Any]) -> dict[str, Any]:
-    """The record at `path` if there is one, else a new one that says how it is made.
+def start(path: Path, what: dict[str, Any], anew: bool = False) -> dict[str, Any]:
+    """The record at `path` if there is one, else (or `anew`) a new one that says how it is made.
 
     `what` is the benchmark's own part: data, sizes, budget. Raises ValueError if the existing
     record was made with other settings, or on another machine.
     """
     command = " ".join([program(), *map(shlex.quote, sys.argv[1:])])
     header = {"command": command, "commit": commit(), **here(), **what}
-    if not path.exists():
+    if anew or not path.exists():
         return {**header, "runs": []}
     record = json.loads(path.read_text(encoding="utf-8"))
     for name in (*SAME, *what):

@@ -109,10 +109,9 @@ def run(rank: int, meeting: str, repeats: int, out: Path, record: dict[str, Any]
 def main() -> int:
     """Start two processes that meet at a file of their own."""
     args = records.repeated(__doc__, RECORD, 9).parse_args()
-    args.out.unlink(missing_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         meeting = (Path(folder) / "meeting").as_uri()
-        record = records.start(args.out, {"repeats": args.repeats})
+        record = records.start(args.out, {"repeats": args.repeats}, anew=True)
         spawn(run, (meeting, args.repeats, args.out, record), nprocs=2)
     return 0
 

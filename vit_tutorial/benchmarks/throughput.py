@@ -295,8 +295,6 @@ def main() -> int:
     names = [name for name in wanted if name.startswith("ours") or installed(PEERS[name].package)]
     for name in set(wanted) - set(names):
         print(f"{name} is left out: it is not installed (pip install {name})", file=sys.stderr)
-    if args.again:
-        args.out.unlink(missing_ok=True)
     what = {
         "peers": {PEERS[n].package: version(PEERS[n].package) for n in names},
         "models": {n: PEERS[n].note for n in names},
@@ -305,7 +303,7 @@ def main() -> int:
         "seconds": args.seconds,
     }
     try:
-        record = records.start(args.out, what)
+        record = records.start(args.out, what, anew=args.again)
     except ValueError as error:
         print(f"{records.program()}: error: {error}, or --again", file=sys.stderr)
         return 2
