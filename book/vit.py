@@ -76,7 +76,7 @@ class Encoder(nn.Sequential):  # runs its parts in order: (B T D) -> (B T D)
     def __init__(self, L, D, h, mlp_size, dropout=0.0):
         super().__init__()
         self.blocks = nn.Sequential(*(EncoderBlock(D, h, mlp_size, dropout) for _ in range(L)))
-        self.norm = nn.LayerNorm(D, eps=1e-6)  # the sum of all blocks, normalised at last
+        self.norm = nn.LayerNorm(D, eps=1e-6)  # after the last block
 
 
 class VisionTransformer(nn.Module):  # B/16: 224, 16, 3, 1000, 12, 768, 3072, 12

@@ -20,6 +20,8 @@ from vit_tutorial.checks.core import (
     learning,
 )
 
+Part = Callable[[Tensor], Tensor]
+
 AXES: Slips = [
     (r"mat1 and mat2|must match|size|t\(\) expects", "q and k have any number of leading axes "
      "(batch, heads): swap the last two axes of k, k.mT, and nothing else."),
@@ -249,16 +251,18 @@ def head_trials() -> list[tuple[Tensor, nn.Linear, nn.Linear, int]]:
 
 
 def heads(
-    x: Tensor, qkv: nn.Linear, projection: nn.Module, h: int, pack: str = "(n h d)",
+    x: Tensor, qkv: Part, projection: Part, h: int, pack: str = "(n h d)",
     scale: Callable[[int, int], float] = lambda d, h: math.sqrt(d), join: str = "B T (h d)",
-    axis: int = -1, order: tuple[int, int, int] = (0, 1, 2), mask: bool = False,
+    axis: int | None = -1, order: tuple[int, int, int] = (0, 1, 2), mask: bool = False,
+    change: Callable[[Tensor, int], Tensor] = lambda weights, d: weights,
 ) -> Tensor:  # fmt: skip
     """Multi-head attention, right or wrong by what is given."""
     parts = rearrange(qkv(x), f"B T {pack} -> n B h T d", n=3, h=h)
     q, k, v = (parts[i] for i in order)
     scores = q @ k.mT / scale(q.shape[-1], h)
-    weights = (scores + causal(q) if mask else scores).softmax(dim=axis)
-    return projection(rearrange(weights @ v, f"B h T d -> {join}"))
+    scores = scores + causal(q) if mask else scores
+    weights = scores if axis is None else scores.softmax(dim=axis)
+    return projection(rearrange(change(weights, q.shape[-1]) @ v, f"B h T d -> {join}"))
 
 
 def scrambled(x: Tensor, qkv: nn.Linear, projection: nn.Linear, h: int) -> Tensor:
@@ -308,8 +312,34 @@ def head_mistakes() -> Mistakes:
          "scaled by d, not by √d."),
         (lambda x, qkv, p, h: heads(x, qkv, p, h, scale=lambda d, h: 1.0),
          "the scores are not scaled by √d."),
+        (lambda x, qkv, p, h: heads(x, qkv, p, h, scale=lambda d, h: 1 / math.sqrt(d)),
+         "the scores are multiplied by √d: divide."),
+        (lambda x, qkv, p, h: heads(x, qkv, p, h, scale=lambda d, h: math.sqrt(x.shape[1])),
+         "scaled by √T, the number of tokens; use √d, the size of a query."),
+        (lambda x, qkv, p, h: heads(
+            x, qkv, p, h, scale=lambda d, h: 1, change=lambda w, d: w / math.sqrt(d)),
+         "the scale comes after the softmax, so rows no longer sum to 1: divide the scores by √d, "
+         "and then take the softmax."),
+        (lambda x, qkv, p, h: heads(x, qkv, p, h, axis=None), "the softmax is missing."),
         (lambda x, qkv, p, h: heads(x, qkv, p, h, axis=-2),
-         "the softmax runs over the wrong axis: rows must sum to 1."),
+         "the softmax runs over the wrong axis, the queries, so columns sum to 1 and not rows: "
+         "row t is what token t reads, dim=-1."),
+        (lambda x, qkv, p, h: heads(x, qkv, p, h, axis=-3),
+         "the softmax runs over the wrong axis, the heads: it runs over the tokens that are read, "
+         "dim=-1."),
+        (lambda x, qkv, p, h: heads(x, qkv, p, h, axis=0),
+         "the softmax runs over the wrong axis, the images: it runs over the tokens that are read, "
+         "dim=-1."),
+        (lambda x, qkv, p, h: heads(x, qkv, p, h, change=lambda w, d: w.mT),
+         "the weights are transposed before they meet v."),
+        (lambda x, qkv, p, h: heads(x, lambda y: y @ qkv.weight.mT, p, h),
+         "the bias of qkv is not used."),
+        (lambda x, qkv, p, h: heads(x, qkv, lambda y: y @ p.weight.mT, h),
+         "the bias of the projection is not used."),
+        (lambda x, qkv, p, h: heads(x, qkv, p, h, order=(0, 1, 1)),
+         "k is read; what a token hands over is its value, v."),
+        (lambda x, qkv, p, h: heads(x, qkv, p, h, order=(0, 0, 2)),
+         "the queries are compared with themselves, not with the keys."),
         (lambda x, qkv, projection, h: heads(x, qkv, nn.Identity(), h),
          "the output projection is missing: without it the heads are never mixed."),
         (lambda x, qkv, projection, h: heads(x, qkv, projection, 1),

@@ -108,11 +108,13 @@ def compare(
     mistakes: Mistakes,
     slips: Slips = (),
     gradients: bool = True,
+    last: Callable[[], None] = lambda: None,
 ) -> bool:
     """True if values (and gradients) are right on every trial, False if nothing came back.
 
     Results are tensors, numbers, or tuples of these; None in a mistake's tuple fits anything. The
-    hint of a mistake is given only if its values are the reader's on every trial.
+    hint of a mistake is given only if its values are the reader's on every trial. `last` may raise
+    CheckFailed for what values do not show.
     """
     with torch.set_grad_enabled(gradients):
         runs, error = attempts(implementation, trials)
@@ -133,6 +135,7 @@ def compare(
         judge_rest(implementation, runs, wanted)
         for got, right in zip(runs, wanted, strict=True):
             judge_gradients(implementation.__name__, got, right)
+    last()
     inputs = "1 input" if len(trials) == 1 else f"{len(trials)} inputs"
     compared = "value and every gradient" if wanted[0].gradients else "value"
     print(f"✓ {implementation.__name__} is right: {inputs}, every {compared} compared")
