@@ -13,7 +13,15 @@ import pytest
 import torch
 
 from vit_tutorial import checks
-from vit_tutorial.checks import CheckFailed, check, check_block, check_patchify, passed, progress
+from vit_tutorial.checks import (
+    CheckFailed,
+    check,
+    check_block,
+    check_patchify,
+    core,
+    passed,
+    progress,
+)
 from vit_tutorial.checks.progress import CHAPTERS, exercises
 
 CHECKS = [getattr(checks, name) for name in checks.__all__ if name.startswith("check_")]
@@ -64,10 +72,32 @@ def test_a_known_mistake_gets_its_hint(checker):
         assert len(message.splitlines()) == 1
 
 
+@pytest.mark.parametrize("checker", RIGHT, ids=lambda checker: checker.__name__)
+def test_no_hint_is_given_for_right_values_nor_two_hints_for_the_same(checker, monkeypatch):
+    seen = []
+    monkeypatch.setattr(core, "judge_values", lambda *given: seen.append(given))
+    checker(RIGHT[checker][0])
+    _, runs, wanted, mistakes = seen[-1]
+    values = [[core.value_of(mistake, run) for run in runs] for mistake, _ in mistakes]
+
+    def certain(value):  # computed, and no part of it may be anything
+        parts = value if isinstance(value, tuple) else (value,)
+        return all(part is not core.NOTHING and part is not None for part in parts)
+
+    def same(some, others):
+        pairs = list(zip(some, others, strict=True))
+        return all(certain(a) and certain(b) and core.agree(a, b) for a, b in pairs)
+
+    for number, (value, (_, hint)) in enumerate(zip(values, mistakes, strict=True)):
+        assert not same(value, [right.value for right in wanted]), f"right, but: {hint}"
+        for other in range(number):
+            assert hint == mistakes[other][1] or not same(value, values[other])
+
+
 def test_every_check_has_two_right_styles_and_many_mistakes_are_known():
     assert set(RIGHT) == set(WRONG) == set(CHECKS)
     assert all(len(styles) >= 2 for styles in RIGHT.values())
-    assert sum(map(len, WRONG.values())) >= 600
+    assert sum(map(len, WRONG.values())) >= 800
 
 
 def test_every_check_belongs_to_one_chapter():

@@ -290,7 +290,9 @@ def loop_from_bytes(model, data, config, generator, split="train", order="each",
     steps = -(-M // config.batch_size) if keep else M // config.batch_size
     if train == "once":
         model.train()
-    rows_of_all = torch.arange(M) if order == "none" else torch.randperm(M, generator=generator)
+    rows_of_all = torch.arange(M)
+    if order != "none" and not own_dice:
+        rows_of_all = torch.randperm(M, generator=generator)
 
     def set_rate(rate):
         for each in optimizer.param_groups[group]:
@@ -299,10 +301,10 @@ def loop_from_bytes(model, data, config, generator, split="train", order="each",
     for epoch in range(config.epochs):
         if train == "each":
             model.train()
-        if epoch and order == "each":
-            rows_of_all = torch.randperm(M, generator=generator)
         if own_dice:
             rows_of_all = torch.randperm(M)
+        elif epoch and order == "each":
+            rows_of_all = torch.randperm(M, generator=generator)
         losses = losses if keep_losses else []
         for i in range(steps):
             rows = rows_of_all[i * config.batch_size : (i + 1) * config.batch_size]

@@ -245,17 +245,18 @@ def judge_values(
 
 
 def is_this(mistake: Callable[..., Any], run: Run, key: tuple[int, int]) -> bool:
-    """Whether the result is what the mistake computes; not every mistake can run on every shape."""
-
-    @torch.no_grad()
-    def compute() -> Any:
-        try:
-            return mistake(*run.arguments)
-        except (RuntimeError, ValueError):
-            return NOTHING
-
-    value = once(compute, *key)
+    """Whether the result is what the mistake computes."""
+    value = once(partial(value_of, mistake, run), *key)
     return value is not NOTHING and agree(run.value, value)
+
+
+@torch.no_grad()
+def value_of(mistake: Callable[..., Any], run: Run) -> Any:
+    """What the mistake computes; NOTHING where it cannot run on these shapes."""
+    try:
+        return mistake(*run.arguments)
+    except (RuntimeError, ValueError):
+        return NOTHING
 
 
 NOTHING = object()

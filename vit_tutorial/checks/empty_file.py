@@ -98,7 +98,7 @@ def check_vit_class(cls: type[nn.Module]) -> bool:
         (each_block(block_of, order=slice(None, None, -1)), "the blocks run from the last to the "
          "first."),
         *((embedded(mistake), f"in its embedding: {hint}")
-          for mistake, hint in embedding_mistakes()),
+          for mistake, hint in embedding_mistakes(positions=False)),
         *((each_block(block_by(mistake)), f"in its blocks: {hint}")
           for mistake, hint in block_mistakes()),
         *((each_block(change), f"in its blocks: {hint}") for change, hint in block_details()),
@@ -115,8 +115,8 @@ def check_vit_class(cls: type[nn.Module]) -> bool:
     return compare_class(cls, VisionTransformer, trials, mistakes, quiet)
 
 
-def embedding_mistakes() -> Mistakes:
-    """What goes wrong between the image and its tokens."""
+def embedding_mistakes(positions: bool = True) -> Mistakes:
+    """What goes wrong between the image and its tokens; on request not where positions go."""
 
     def joined(module: Any, patches: Tensor, positions: Tensor | None = None) -> Tensor:
         first = module.class_token.expand(len(patches), -1, -1)
@@ -138,7 +138,7 @@ def embedding_mistakes() -> Mistakes:
     def no_bias(module: Any, x: Tensor) -> Tensor:
         return joined(module, module.patches(x) - module.patches.projection.bias, module.positions)
 
-    return [
+    places: Mistakes = [
         (lambda m, x: token_last(m, x) + m.positions,
          "the class token comes last; it stands in front."),
         (token_last, "the class token comes last, and the positions are not added."),
@@ -147,6 +147,9 @@ def embedding_mistakes() -> Mistakes:
          "it to the patches first, then add all T positions."),
         (lambda m, x: joined(m, late(m, m.patches(x), 0)), "the positions are added before the "
          "class token joins: each patch has another's, the class token none."),
+    ]  # fmt: skip
+    return [
+        *(places if positions else []),
         (lambda m, x: late(m, m.patches(x), 1), "the class token is missing."),
         (lambda m, x: late(m, m.patches(x), 0), "the class token is missing."),
         (lambda m, x: joined(m, m.patches(x)) * m.positions, "positions are added to the tokens, "

@@ -245,11 +245,9 @@ def check_training_loop(implementation: Callable[..., Iterable[float]]) -> bool:
          "gradient (coupled L2); AdamW takes it off the weights."),
         (wrong(optimizer=torch.optim.Adam, groups=False), "Adam adds the decay to the gradient "
          "(coupled L2), and everything is decayed: use AdamW with parameter_groups."),
-        (wrong(optimizer=torch.optim.Adam, decay=0.0), "Adam is used without decay: use AdamW with "
-         "parameter_groups(model, config.weight_decay)."),
         (wrong(optimizer=torch.optim.SGD), "this is SGD: use AdamW."),
         (wrong(decay=0.0), "nothing is decayed: config.weight_decay belongs to "
-         "the matrices."),
+         "the matrices. AdamW with parameter_groups(model, config.weight_decay) does that."),
         (wrong(decay=0.01, groups=False), "everything is decayed, by AdamW's own 0.01: give it "
          "parameter_groups(model, config.weight_decay)."),
         (wrong(mode="never"), "model.train() is missing, so dropout is off: call "
@@ -278,7 +276,7 @@ def check_training_loop(implementation: Callable[..., Iterable[float]]) -> bool:
         (wrong(prepare="twice"), "the images are normalised twice; `batches` does it already."),
         (wrong(order="none"), "the images are not shuffled: a new order in every epoch, from the "
          "generator (torch.randperm, or `batches` with the generator)."),
-        (wrong(order="none", keep=True, augment=0.0), "the images are neither shuffled nor "
+        (wrong(order="none", keep=True, augment=0.0, counted=False), "the images are neither shuffled nor "
          "augmented, and the last, smaller batch is not left out: give `batches` the generator."),
         (wrong(order="once"), "the images are shuffled once, and every epoch has the same order: "
          "draw a new one in every epoch."),
@@ -291,6 +289,8 @@ def check_training_loop(implementation: Callable[..., Iterable[float]]) -> bool:
          "data.train."),
         (wrong(keep=True), "the last, smaller batch is a step too; it is left out, so there are "
          "len(data.train) // config.batch_size steps in an epoch."),
+        (wrong(keep=True, counted=False), "the last, smaller batch is a step too, and is not "
+         "counted for the rate; it is left out."),
         (wrong(keep=True, average="images"), "the last, smaller batch is a step too, and its loss "
          "counts by its images; it is left out."),
         (wrong(average="all images"), "the sum over the steps is divided by all images, the "
@@ -332,8 +332,9 @@ def check_training_loop(implementation: Callable[..., Iterable[float]]) -> bool:
         (r"index .* out of bounds", "an index goes beyond the images: rows of the order, "
          "config.batch_size at a time."),
     ]  # fmt: skip
-    bold = TrainConfig(2, 8, 0.02, weight_decay=2.0, warmup=0.2, gradient_clip=0.4, augment=0.0)
-    trials = [(bold,), (replace(bold, augment=1.5, batch_size=6),)]
+    bold = TrainConfig(2, 8, 0.02, weight_decay=2.0, warmup=0.2, gradient_clip=99, augment=0.0)
+    other = replace(bold, augment=1.5, batch_size=6, gradient_clip=4.0)  # norms are 3 to 25
+    trials = [(bold,), (other,)]
     return compare(history(implementation), history(reference), trials, mistakes, slips)
 
 
@@ -407,6 +408,7 @@ def loop(
     decay: float | None = None, mode: str = "every epoch", augment: Any = None,
     prepare: str = "", order: str = "", split: str = "train", keep: bool = False,
     loss: Any = F.cross_entropy, told: str = "", anew: bool = False, average: str = "mean",
+    counted: bool = True,
 ) -> list[float]:  # fmt: skip
     """The lesson's loop, or a wrong one, by what is given."""
     decay = config.weight_decay if decay is None else decay
@@ -419,6 +421,7 @@ def loop(
     strength = config.augment if augment == "always" else strength or None
     M, batch = len(images_of), config.batch_size
     each = -(-M // batch) if keep else M // batch
+    count = each if counted else M // batch  # of the steps in an epoch, for the rate
     if mode == "once":
         model.train()
     for rows_of_epoch in orders(order, M, config.epochs, generator):
@@ -427,7 +430,7 @@ def loop(
             model.train()
         losses = []
         for rows in rows_of_epoch[: each * batch].split(batch):
-            factor = rate(step, config.epochs * each, each, config)
+            factor = rate(step, config.epochs * count, count, config)
             for part in optimize.param_groups if group is None else [optimize.param_groups[group]]:
                 part["lr"] = part["lr"] * factor if compound else config.learning_rate * factor
             images = prepared(images_of, rows, prepare, strength, generator)
