@@ -49,6 +49,16 @@ def check_attention_weights(implementation: Callable[[Tensor, Tensor], Tensor]) 
         (lambda q, k: (scores(q, k) / q.shape[-1]).softmax(dim=-1),
          "the scores are divided by d; the standard deviation of a sum of d "
          "products is √d."),
+        (lambda q, k: (scores(q, k) * q.shape[-1] ** 0.5).softmax(dim=-1),
+         "the scores are multiplied by √d: divide."),
+        (lambda q, k: (scores(q, q) / q.shape[-1] ** 0.5).softmax(dim=-1),
+         "the queries are compared with themselves, not with the keys."),
+        (lambda q, k: (scores(q, k) / q.shape[-1] ** 0.5).sigmoid(),
+         "this is a sigmoid, which weighs each score alone; the softmax makes the rows sum to 1."),
+        (lambda q, k: (scores(q, k) / q.shape[-1] ** 0.5).exp(),
+         "rows do not sum to 1: divide each by its sum, which softmax does."),
+        (lambda q, k: (scores(q, k) / q.shape[-1] ** 0.5).log_softmax(dim=-1),
+         "these are the logarithms of the weights: softmax."),
         (lambda q, k: scores(q, k).softmax(dim=-1) / q.shape[-1] ** 0.5,
          "the scale comes after the softmax, so rows no longer sum to 1: scale "
          "the scores."),
@@ -97,6 +107,13 @@ def check_attention(implementation: Callable[[Tensor, Tensor, Tensor], Tensor]) 
          "the query of token t."),
         (lambda q, k, v: read(q, k, k), "k is read; what a token hands over is "
          "its value, v."),
+        (lambda q, k, v: read(q, k, q), "q is read; what a token hands over is its value, v."),
+        (lambda q, k, v: read(q, q, v), "the queries are compared with themselves, not with the "
+         "keys."),
+        (lambda q, k, v: read(q, k, v, scale=q.shape[-1] ** 0.5), "the scores are multiplied by "
+         "√d: divide."),
+        (lambda q, k, v: v + read(q, k, v), "v itself is added: the residual belongs to the "
+         "block."),
         (lambda q, k, v: attention_weights(q, k).mT @ v,
          "the weights are transposed before they meet v."),
         (lambda q, k, v: (q @ k.mT / q.shape[-1] ** 0.5 + causal(q)).softmax(dim=-1) @ v,
@@ -134,6 +151,10 @@ def check_causal(implementation: Callable[[Tensor, Tensor], Tensor]) -> bool:
         (lambda q, k: masked(q, k, lambda s: later(s.mT).mT),
          "the mask is turned: each token reads only itself and what comes after "
          "it."),
+        (lambda q, k: masked(k, q, later), "q and k are swapped: row t belongs to the query of "
+         "token t."),
+        (lambda q, k: masked(q, k, lambda s: later(s, first=0, fill=-1e9)), "a token may not read "
+         "itself: leave the diagonal open, triu(1)."),
         (lambda q, k: masked(q, k, later, scale=0.0),
          "the scores are not divided by √d."),
         (lambda q, k: masked(q, k, later, scale=1.0),

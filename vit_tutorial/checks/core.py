@@ -342,16 +342,59 @@ def difference(run: Run, expected: Any) -> str:
         part = difference(run._replace(value=got[i]), expected[i])
         return f"value {i + 1} of {len(expected)}: {part}"
     if not isinstance(expected, Tensor):
-        return f"expected {round(expected, 6):,}, got {float(got):,.10g}{where}."
+        return f"expected {', got '.join(written(expected, float(got)))}{where}."
     if got.shape != expected.shape:
-        return f"the result has shape {tuple(got.shape)}, expected {tuple(expected.shape)}{where}."
+        also = "; the numbers are the right ones" if same_numbers(got, expected) else ""
+        shapes = f"{tuple(got.shape)}, expected {tuple(expected.shape)}"
+        return f"the result has shape {shapes}{also}{where}."
     if not got.isfinite().all():
         return f"the result holds nan or inf{where}."
+    if how := relation(got.to(expected), expected):
+        return f"the shape is right but the values are not: {how}{where}."
     off = (got.to(expected) - expected).abs().max().item()
     advice = " Try it on a tensor small enough to work out by hand."
     by_hand = advice if any(isinstance(a, Tensor) for a in run.arguments) else ""
     return (f"the shape is right but the values are not; the largest difference is "
             f"{off:.3g}{where}.{by_hand}")  # fmt: skip
+
+
+def written(*numbers: float) -> list[str]:
+    """Numbers in as few digits as tell them apart."""
+    for digits in (7, 10, 17):
+        texts = [f"{int(x):,}" if x == round_off(x) else f"{x:,.{digits}g}" for x in numbers]
+        if len(set(texts)) == len(numbers):
+            return texts
+    return texts
+
+
+def round_off(x: float) -> float:
+    """The whole number next to it; nan for one that is too large to be written out."""
+    return round(x) if abs(x) < 1e15 else math.nan
+
+
+def same_numbers(got: Tensor, expected: Tensor) -> bool:
+    """Whether both hold the same numbers, in whatever order; not for a few."""
+    if got.numel() != expected.numel() or got.numel() < 6 or not got.isfinite().all():
+        return False
+    if expected.std() < 1e-6:
+        return False
+    return agree(got.flatten().to(expected).sort()[0], expected.flatten().sort()[0])
+
+
+def relation(got: Tensor, expected: Tensor) -> str:
+    """What all wrong values have in common, in words; empty where nothing is found."""
+    if expected.numel() < 2 or expected.std() < 1e-6:
+        return ""
+    factor = ((got * expected).sum() / expected.square().sum()).item()
+    if abs(factor) > 1e-3 and agree(got, factor * expected):
+        return ("each has the wrong sign" if abs(factor + 1) < 1e-4
+                else f"each is {factor:.4g} times what it should be")  # fmt: skip
+    shift = (got - expected).mean().item()
+    if agree(got, expected + shift):
+        return f"each is off by {shift:+.4g}"
+    if same_numbers(got, expected):
+        return "they are the right numbers in other places"
+    return ""
 
 
 def described(run: Run) -> str:

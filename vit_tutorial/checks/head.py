@@ -119,6 +119,8 @@ def forward_mistakes() -> Mistakes:
         (lambda x, m: whole(x, m).log_softmax(dim=-1),
          "these are logarithms of probabilities: return the logits, the loss "
          "does the rest."),
+        (lambda x, m: whole(x, m).sigmoid(), "a sigmoid is applied: return the logits, the loss "
+         "does the rest."),
         (lambda x, m: whole(x, m).argmax(dim=-1), "this is the predicted class: "
          "return all K logits."),
         (lambda x, m: late(x, m, first=1), no_place),

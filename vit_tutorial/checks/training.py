@@ -276,8 +276,9 @@ def check_training_loop(implementation: Callable[..., Iterable[float]]) -> bool:
         (wrong(prepare="twice"), "the images are normalised twice; `batches` does it already."),
         (wrong(order="none"), "the images are not shuffled: a new order in every epoch, from the "
          "generator (torch.randperm, or `batches` with the generator)."),
-        (wrong(order="none", keep=True, augment=0.0, counted=False), "the images are neither shuffled nor "
-         "augmented, and the last, smaller batch is not left out: give `batches` the generator."),
+        (wrong(order="none", keep=True, augment=0.0, counted=False), "the images are neither "
+         "shuffled nor augmented, and the last, smaller batch is not left out: give `batches` the "
+         "generator."),
         (wrong(order="once"), "the images are shuffled once, and every epoch has the same order: "
          "draw a new one in every epoch."),
         (wrong(order="own seed"), "the order does not come from the generator that is given: "
