@@ -333,7 +333,7 @@ def check_training_loop(implementation: Callable[..., Iterable[float]]) -> bool:
         (r"index .* out of bounds", "an index goes beyond the images: rows of the order, "
          "config.batch_size at a time."),
     ]  # fmt: skip
-    bold = TrainConfig(2, 8, 0.02, weight_decay=2.0, warmup=0.2, gradient_clip=99, augment=0.0)
+    bold = TrainConfig(2, 8, 0.02, weight_decay=2.0, warmup=0.2, gradient_clip=99.0, augment=0.0)
     other = replace(bold, augment=1.5, batch_size=6, gradient_clip=4.0)  # norms are 3 to 25
     trials = [(bold,), (other,)]
     return compare(history(implementation), history(reference), trials, mistakes, slips)
