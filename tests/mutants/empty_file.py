@@ -329,7 +329,7 @@ WRONG[check_block_class] = [
      "in its attention: the scale comes after"),
     (variant(Block, __init__=without_a_rate), "4 positional arguments"),
     (variant(Block, drop=lambda self, x: x, inner=0.0), "drops nothing in training mode"),
-    (variant(Block, inner=0.0), "missing inside the MLP, after GELU"),
+    (variant(Block, inner=0.0), "missing inside the MLP after GELU"),
     (variant(Block, inner=0.1), "it drops with 0.1: hand the rate on"),
     (variant(Block, forward=lambda self, z: (y := z + self.attention(self.norm1(z)))
              + self.drop(self.mlp(self.norm2(y)))), "missing on what attention writes"),
@@ -557,7 +557,7 @@ WRONG[check_vit_class] = [
      "there is dropout on the pixels too"),
     (variant(ViT, encoder_class=variant(Encoder, block_class=variant(Block, forward=lambda self, z:
         self.drop((y := self.drop(z + self.attention(self.norm1(z)))) + self.mlp(self.norm2(y)))))),
-     "stands on the stream, after the addition"),
+     "stands on the stream after the addition"),
     (variant(ViT, encoder_class=variant(Encoder, block_class=variant(Block, post=True))),
      "in its blocks: this is post-norm"),
     (variant(ViT, encoder_class=variant(Encoder, block_class=variant(Block, nonlinearity=nn.ReLU))),
@@ -645,4 +645,66 @@ WRONG[check_embedding_class] = [
         + self.drop(self.positions)), "stands on the positions; it belongs after"),
     (variant(Embedding1, __init__=lambda self, side, P, C, D: Embedding1.__init__(
         self, side, P, C, D)), "positional arguments"),
+]  # fmt: skip
+
+
+def sharing_a_norm(self, D, h, mlp_size, dropout=0.0):
+    Block.__init__(self, D, h, mlp_size, dropout)
+    self.norm2 = self.norm1
+
+
+def sharing_a_block(self, c):
+    Encoder.__init__(self, c)
+    self.blocks = nn.ModuleList([self.blocks[0]] * c.layers)
+
+
+def normed_after_every_block(self, z):
+    for block in self.blocks:
+        z = self.norm(block(z))
+    return z
+
+
+def around_every_block(self, z):
+    for block in self.blocks:
+        z = z + block(z)
+    return self.norm(z)
+
+
+def returning_too_soon(self, z):
+    for block in self.blocks:
+        return self.norm(block(z))
+    return z
+
+
+WRONG[check_block_class] += [
+    (variant(Block, __init__=sharing_a_norm), "one and the same tensor"),
+    (variant(Block, __init__=lambda self, D, h, mlp_size, dropout=0.0: Block.__init__(
+        self, D, h, 4 * D, dropout)), "From D to mlp_size"),
+]  # fmt: skip
+WRONG[check_vit_class] += [
+    (variant(ViT, encoder_class=variant(Encoder, __init__=sharing_a_block)), "one block L times"),
+    (encoded(normed_after_every_block), "after every block"),
+    (encoded(around_every_block), "a residual goes round each block"),
+    (encoded(returning_too_soon), "is a return inside the loop"),
+    (encoded(lambda self, z: [block(z) for block in self.blocks] and self.norm(z)),
+     "is not kept: z = block"),
+    (variant(ViT, forward=lambda self, x: self.head(self.encoder(self.embedding(x))[:, 0])
+             .squeeze()), "expected .1, 3"),
+    (variant(ViT, __init__=lambda self, image_size, patch_size: None), "MyViT|ViT.config"),
+]  # fmt: skip
+WRONG[check_attention_class] += [
+    (variant(Attention, split=lambda self, x: self.qkv(x).reshape(
+        3, len(x), self.h, x.shape[1], -1).unbind(0)), "straight into three parts"),
+    (variant(Attention, split=lambda self, x: self.qkv(x).reshape(
+        len(x), self.h, x.shape[1], -1).chunk(3, -1)), "straight into|values are not"),
+    (variant(Attention, read=lambda self, q, k, v: (q @ k.T).softmax(-1) @ v), "swaps the last"),
+    (variant(Attention, __init__=lambda self, D, h: Attention.__init__(self, D - D % 5, h)),
+     "from D to 3D"),
+]  # fmt: skip
+WRONG[check_embedding_class] += [
+    (variant(Embedding1, forward=lambda self, x: torch.cat([self.class_token.expand(
+        len(x), -1, -1), self.patches["projection"](self.cut(x)) + self.positions], 1)),
+     "does the class token join before"),
+    (variant(Embedding1, forward=lambda self, x: torch.cat([self.class_token.expand(
+        len(x), -1, -1), self.patches["projection"](self.cut(x))], 2)), "joined along axis 1"),
 ]  # fmt: skip

@@ -181,6 +181,14 @@ def only_one_way_returns(images, P):
 
 
 WRONG[check_patchify] += [
+    (
+        lambda x, P: (
+            x.reshape(*x.shape[:2], x.shape[2] // P, P, x.shape[3] // P, P)
+            .permute(0, 2, 3, 1, 4, 5)
+            .reshape(len(x), -1, x.shape[1] * P * P)
+        ),
+        "permute takes Ph before cols",
+    ),
     (lambda x, P: patches_by_unfold(x.mT.contiguous(), P), "the image is transposed"),
     (
         lambda x, P: patches_by_unfold(x.reshape(*x.shape[:2], x.shape[3], x.shape[2]), P),

@@ -292,6 +292,16 @@ def scrambled(x: Tensor, qkv: nn.Linear, projection: nn.Linear, h: int) -> Tenso
     return projection((attention_weights(q, k) @ v).transpose(1, 2).reshape(B, T, D))
 
 
+def in_one_go(
+    x: Tensor, qkv: nn.Linear, projection: nn.Linear, h: int, shape: str
+) -> Tensor:  # fmt: skip
+    B, T, D = x.shape
+    sizes = {"n": 3, "B": B, "h": h, "T": T, "d": D // h}
+    parts = qkv(x).reshape([sizes[axis] for axis in shape.split()])
+    q, k, v = rearrange(parts, f"{shape} -> n B h T d")
+    return projection(rearrange(attention_weights(q, k) @ v, "B h T d -> B T (h d)"))
+
+
 def not_moved_back(x: Tensor, qkv: nn.Linear, projection: nn.Linear, h: int) -> Tensor:
     q, k, v = rearrange(qkv(x), "B T (n h d) -> n B h T d", n=3, h=h)
     return projection((attention_weights(q, k) @ v).reshape(x.shape))
@@ -317,6 +327,10 @@ def head_mistakes() -> Mistakes:
         (scrambled, "a reshape straight to (B, h, T, d) mixes tokens with "
          "channels: right shape, wrong values. Split D into (h, d) first, then "
          "swap the axes T and h."),
+        *((lambda x, qkv, p, h, shape=shape: in_one_go(x, qkv, p, h, shape), "a reshape of qkv(x) "
+           "straight into three parts mixes tokens with channels: first split the last axis, "
+           ".unflatten(-1, (3, h, -1)), then move axes with permute.")
+          for shape in ("n B h T d", "n B T h d", "B n h T d", "B h T n d", "B n T h d")),
         (not_moved_back, "the heads were joined without moving T back in front "
          "of h: rearrange (B h T d) to (B T h d) before flattening."),
         (lambda x, qkv, p, h: heads(x, qkv, p, h, pack="(h n d)"),

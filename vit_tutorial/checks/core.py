@@ -476,6 +476,8 @@ GENERAL: Slips = [
      "torch's functions."),
     (r"view size is not compatible", "after permute or transpose the numbers do "
      "not lie in that order in memory: use reshape."),
+    (r"don't multiply up to the size", "an axis is split into sizes whose product is another: are "
+     "they the ones that were given?"),
     (r"shape '.*' is invalid for input of size", "the new shape holds another "
      "number of numbers than the tensor: write down both products."),
     (r"mat1 and mat2 shapes|size mismatch|Expected size for first two dimensions",

@@ -26,9 +26,9 @@ At = Callable[[str, Tensor], Tensor]  # what a place makes of the numbers that p
 
 PLACES = {  # of the paper: after every dense layer but qkv's, and after positions are added
     "embedding": "after the positions are added",
-    "attention": "on what attention writes, before it is added to the stream",
-    "inner": "inside the MLP, after GELU",
-    "mlp": "on what the MLP writes, before it is added to the stream",
+    "attention": "on what attention writes before that is added",
+    "inner": "inside the MLP after GELU",
+    "mlp": "on what the MLP writes before that is added",
 }
 ELSEWHERE = {
     "pixels": "on the pixels",
@@ -39,8 +39,8 @@ ELSEWHERE = {
     "qkv": "on queries, keys and values",
     "weights": "on the attention weights",
     "read": "inside attention, before its projection",
-    "hidden": "inside the MLP, before GELU",
-    "stream": "on the stream, after the addition",
+    "hidden": "inside the MLP before GELU",
+    "stream": "on the stream after the addition",
     "last": "on what the block gives back",
     "features": "before the head",
     "logits": "on the logits",
@@ -149,9 +149,11 @@ def fault_of(module: nn.Module, x: Tensor, got: Tensor, seen: Tame, has_rate: bo
 
 def told(missing: tuple[str, ...], extra: str) -> str:
     """Which dropout is missing, and which is one too many, in words."""
-    lacks = ", and ".join(PLACES[place] for place in missing)
+    *most, last = [PLACES[place] for place in missing] or [""]
+    lacks = f"{', '.join(most)} and {last}" if most else last
     if not extra:
-        return f"dropout is missing {lacks}."
+        handed = " Is the rate handed on?" if len(missing) > 1 else ""
+        return f"dropout is missing {lacks}.{handed}"
     if extra in PLACES:
         twice = f"dropout runs twice {PLACES[extra]}"
         return f"{twice}, and is missing {lacks}." if missing else f"{twice}: once is enough."

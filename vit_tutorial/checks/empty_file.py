@@ -15,7 +15,7 @@ from vit_tutorial.checks.attention import head_mistakes
 from vit_tutorial.checks.core import CheckFailed, Mistakes, Slips, compare, exercise, own_error
 from vit_tutorial.checks.dropout import AT_WORK, Tame, judge_dropout
 from vit_tutorial.checks.encoder import block_mistakes
-from vit_tutorial.checks.head import forward_mistakes
+from vit_tutorial.checks.head import JOINED, forward_mistakes
 from vit_tutorial.embedding import Embedding
 from vit_tutorial.encoder import EncoderBlock
 from vit_tutorial.model import VisionTransformer, ViTConfig
@@ -29,7 +29,11 @@ def check_embedding_class(cls: type[nn.Module]) -> bool:
     """
     sizes = [(2, 8, 4, 3, 12), (1, 12, 4, 1, 8), (3, 9, 3, 2, 16)]  # B, side, P, C, D
     trials = [((side, P, C, D), torch.randn(B, C, side, side)) for B, side, P, C, D in sizes]
-    return compare_class(cls, Embedding, trials, embedding_mistakes())
+    slips: Slips = [
+        (r"must match the size", "There are N patches and T = N + 1 positions: does the class "
+         "token join before the positions are added?"),
+    ]  # fmt: skip
+    return compare_class(cls, Embedding, trials, embedding_mistakes(), slips=slips)
 
 
 @exercise
@@ -40,7 +44,11 @@ def check_attention_class(cls: type[nn.Module]) -> bool:
     """
     mistakes: Mistakes = [(attention_by(mistake), hint) for mistake, hint in head_mistakes()]
     trials = [((D, h), torch.randn(B, T, D)) for B, T, D, h in [(2, 5, 12, 3), (3, 7, 16, 4)]]
-    return compare_class(cls, MultiHeadSelfAttention, trials, mistakes)
+    slips: Slips = [
+        (r"must match the size|Expected size for first two|mat1 and mat2", "For the two products "
+         "q, k and v are (B h T d); .mT swaps the last two axes, .T all of them."),
+    ]  # fmt: skip
+    return compare_class(cls, MultiHeadSelfAttention, trials, mistakes, slips=slips)
 
 
 @exercise
@@ -85,12 +93,22 @@ def check_vit_class(cls: type[nn.Module]) -> bool:
     def block_of(block: nn.Module, z: Tensor) -> Tensor:
         return block(z)
 
+    def normed_after_each(model: VisionTransformer, images: Tensor) -> Tensor:
+        z = model.embedding(images)
+        for block in model.encoder.blocks:
+            z = model.encoder.norm(block(z))
+        return model.head(z[:, 0])
+
     (every, epsilon), *_ = block_details()
     mistakes: Mistakes = [
         (each_block(every, 1e-5), epsilon),
         (each_block(block_of, 1e-5), "the last norm has PyTorch's eps of 1e-5; the authors' is "
          "1e-6."),
         *((whole(mistake), hint) for mistake, hint in forward_mistakes()),
+        (each_block(lambda block, z: z + block(z)), "a residual goes round each block; the block "
+         "has both of its own inside: z = block(z)."),
+        (normed_after_each, "the last norm is applied after every block; it comes once, after the "
+         "last of them."),
         (each_block(block_of, order=slice(-1)), "the last block does not run."),
         (each_block(block_of, order=slice(1, None)), "the first block does not run."),
         (each_block(block_of, order=slice(-1, None)), "each block reads the encoder's input, so "
@@ -242,6 +260,7 @@ def compare_class(
     trials: Sequence[tuple[tuple[Any, ...], Tensor]],
     mistakes: Mistakes,
     quiet: tuple[str, ...] = (),
+    slips: Slips = (),
 ) -> bool:
     """Like `compare`, for a class: the package's random weights are used by the reader's module.
 
@@ -274,9 +293,9 @@ def compare_class(
         return result
 
     forward.__name__ = cls.__name__
-    slips: Slips = [
-        (r"Sizes of tensors must match", "the class token is one for the whole batch: expand it to "
-         "(B 1 D) before it is joined."),
+    slips = [
+        *slips,
+        *JOINED,
         (r"forward.*positional argument", "forward takes one argument besides "
          "self."),
     ]  # fmt: skip
@@ -294,7 +313,8 @@ def build(cls: type[nn.Module], sizes: tuple[Any, ...]) -> nn.Module:
         with torch.random.fork_rng(devices=[]):  # however many numbers the class draws
             mine = cls(*sizes)
     except Exception as error:
-        raise own_error(cls.__name__, error, f"{cls.__name__}{sizes}") from error
+        given = ", ".join("config" if isinstance(s, ViTConfig) else f"{s}" for s in sizes)
+        raise own_error(cls.__name__, error, f"{cls.__name__}({given})") from error
     if not isinstance(mine, nn.Module):
         raise CheckFailed(f"{cls.__name__} should be a subclass of nn.Module")
     return mine
@@ -315,13 +335,25 @@ def compare_names(name: str, mine: nn.Module, module: nn.Module) -> None:
         raise CheckFailed(f"{name} has {', '.join(surplus[:4])}, which the package has not.")
     for key, shape in wanted.items():
         if shapes[key] != shape:
-            why = WHY_SHAPE.get(key.rsplit("embedding.", 1)[-1], "")
+            why = next((f" ({why})" for end, why in WHY_SHAPE.items() if key.endswith(end)), "")
             raise CheckFailed(f"{name}: {key} has shape {shapes[key]}, expected {shape}.{why}")
+    seen: dict[int, str] = {}
+    for key, parameter in mine.named_parameters(remove_duplicate=False):
+        if (first := seen.setdefault(id(parameter), key)) != key:
+            raise CheckFailed(
+                f"{name}: {first} and {key} are one and the same tensor: make a module for each. "
+                "([block] * L holds one block L times.)"
+            )
 
 
 WHY_SHAPE = {
-    "positions": " (One row for each of the T = N + 1 tokens, the class token's included.)",
-    "class_token": " (One vector for the whole batch, (1, 1, D).)",
+    "positions": "One row for each of the T = N + 1 tokens, the class token's included.",
+    "class_token": "One vector for the whole batch, (1, 1, D).",
+    "patches.projection.weight": "A linear layer on flattened patches, from C·P·P to D.",
+    "qkv.weight": "One linear layer from D to 3D, for the queries, keys and values of all heads.",
+    "mlp.0.weight": "From D to mlp_size.",
+    "mlp.3.weight": "From mlp_size to D.",
+    "head.weight": "From D to the number of classes.",
 }
 
 
