@@ -67,8 +67,8 @@ def check_patchify(implementation: Callable[[Tensor, int], Tensor]) -> bool:
          "every patch is transposed."),
         (cut("B (c r) (C j i)"), "the image is transposed: patches come column by column, and so "
          "do the pixels inside each. H comes before W."),
-        (out_of_turn, "after the first reshape the axes are B, C, rows, Ph, cols, Pw; permute takes "
-         "Ph before cols. N is rows and cols, and a patch is C, Ph and Pw: (0, 2, 4, 1, 3, 5)."),
+        (out_of_turn, "after the first reshape the axes are B, C, rows, Ph, cols, Pw, and permute "
+         "takes Ph before cols. N is rows and cols, a patch is C, Ph and Pw: (0, 2, 4, 1, 3, 5)."),
         (grid_swapped, "the grid's rows and columns are swapped: it has H/P rows and W/P columns, "
          "and images are (B C H W)."),
         (lambda images, P: rearrange(images, "B C (i r) (j c) -> B (r c) (C i j)", i=P, j=P),

@@ -164,6 +164,11 @@ def check_training_loop(implementation: Callable[..., Iterable[float]]) -> bool:
             got = rule(model, small_data(), config, torch.Generator().manual_seed(1))
             if got is None:
                 return None
+            if not isinstance(got, Iterable) or (isinstance(got, Tensor) and got.ndim == 0):
+                raise CheckFailed(
+                    f"{rule.__name__} should give back a list, one loss for each epoch, not one "
+                    "number."
+                )
             found = [as_loss(rule.__name__, loss) for loss in got]
             if len(found) != config.epochs:
                 raise CheckFailed(
@@ -179,6 +184,9 @@ def check_training_loop(implementation: Callable[..., Iterable[float]]) -> bool:
 
     def wrong(**how: Any) -> Callable[[TrainConfig], Any]:
         return history(partial_named(loop, **how))
+
+    def up_to_the_end(step: int, steps: int, each: int, c: TrainConfig) -> float:
+        return schedule(min((step + 0.5) / steps, 1), c.warmup)
 
     middle = "The middle of a step is (step + 0.5) / steps."
     mean_of = "the loss of an epoch is the mean over its steps, each of which counts the same."
@@ -215,6 +223,10 @@ def check_training_loop(implementation: Callable[..., Iterable[float]]) -> bool:
         (wrong(rate=lambda step, steps, each, c: schedule(
             (step // each + 0.5) / c.epochs, c.warmup)),
          "the rate changes only once an epoch: set it before every step."),
+        (wrong(rate=lambda step, steps, each, c: schedule((step // each + 0.5) / steps, c.warmup)),
+         "the rate moves on by one step in a whole epoch: the scheduler steps after every batch."),
+        (wrong(rate=lambda step, steps, each, c: schedule(0.5 / steps, c.warmup)),
+         "the rate stays where it starts: does the scheduler ever step?"),
         (wrong(rate=lambda step, steps, each, c: schedule((step + 0.5) / steps, 0.0)),
          "there is no warm-up: give schedule config.warmup as well."),
         (wrong(rate=lambda step, steps, each, c: schedule((step + 0.5) / steps, c.warmup)
@@ -273,6 +285,9 @@ def check_training_loop(implementation: Callable[..., Iterable[float]]) -> bool:
          "pixels and divide by data.train.std."),
         (wrong(prepare="no std"), "the mean is taken off, but nothing is divided by "
          "data.train.std."),
+        (wrong(prepare="variance"), "the pixels are divided by the variance: std as it is."),
+        (wrong(prepare="halves"), "the pixels are moved to -1..1; take data.train.mean off them "
+         "and divide by data.train.std."),
         (wrong(prepare="twice"), "the images are normalised twice; `batches` does it already."),
         (wrong(order="none"), "the images are not shuffled: a new order in every epoch, from the "
          "generator (torch.randperm, or `batches` with the generator)."),
@@ -292,6 +307,9 @@ def check_training_loop(implementation: Callable[..., Iterable[float]]) -> bool:
          "len(data.train) // config.batch_size steps in an epoch."),
         (wrong(keep=True, counted=False), "the last, smaller batch is a step too, and is not "
          "counted for the rate; it is left out."),
+        *((wrong(keep=True, counted=False, average=average, rate=up_to_the_end),
+           "the last, smaller batch is a step too, and is not counted for the rate; it is left "
+           "out.") for average in ("mean", "images")),
         (wrong(keep=True, average="images"), "the last, smaller batch is a step too, and its loss "
          "counts by its images; it is left out."),
         (wrong(average="all images"), "the sum over the steps is divided by all images, the "
@@ -330,6 +348,8 @@ def check_training_loop(implementation: Callable[..., Iterable[float]]) -> bool:
          ".view(-1, 1, 1) lets them meet (B C H W)."),
         (r"affine_grid|grid_sampler|Expected 4D|random_affine", "random_affine(pixels, generator, "
          "strength) takes pixels (B C H W) in 0..1."),
+        (r"'(Split|Data)' object|'(Split|Data)'", "data.train has .images (bytes, (M C H W)), "
+         ".labels, .mean and .std."),
         (r"index .* out of bounds", "an index goes beyond the images: rows of the order, "
          "config.batch_size at a time."),
     ]  # fmt: skip
@@ -375,6 +395,9 @@ def prepared(
         return pixels
     if kind == "no std":
         return pixels - mean
+    if kind == "halves":
+        return (pixels - 0.5) / 0.5
+    std = std**2 if kind == "variance" else std
     return (((pixels - mean) / std if kind == "twice" else pixels) - mean) / std
 
 
