@@ -5,6 +5,7 @@ The styles and the mistakes lie in `tests/mutants`, one file a chapter.
 
 import importlib
 import json
+import math
 import re
 from pathlib import Path
 
@@ -141,7 +142,28 @@ def test_a_wrong_shape_is_told_with_the_right_one_and_the_input():
 def test_a_mistake_nobody_foresaw_is_still_refused_with_its_size():
     trials = [(torch.arange(3.0),)]
     with pytest.raises(CheckFailed, match=r"values are not; the largest difference is 0.5"):
-        check(lambda x: 2 * x + 0.5, lambda x: 2 * x, trials, [])
+        check(lambda x: 2 * x + 0.5 * (x > 1), lambda x: 2 * x, trials, [])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [(lambda x: 6 * x, "each is 3 times what it should be"),
+     (lambda x: -2 * x, "each has the wrong sign"),
+     (lambda x: 2 * x - 0.25, "each is off by -0.25"),
+     (lambda x: 2 * x.flip(0), "the right numbers in other places"),
+     (lambda x: (2 * x).view(2, 5), r"expected \(10,\); the numbers are the right ones"),
+     (lambda x: 2 * x + x.square(), "the largest difference is")],
+)  # fmt: skip
+def test_what_all_wrong_numbers_have_in_common_is_told(wrong, words):
+    with pytest.raises(CheckFailed, match=words):
+        check(wrong, lambda x: 2 * x, [(torch.randn(10),)], [])
+
+
+def test_numbers_are_written_with_as_many_digits_as_tell_them_apart():
+    assert core.written(32.0, 0.0) == ["32", "0"]
+    assert core.written(13.933936, 29.152939023) == ["13.93394", "29.15294"]
+    assert core.written(1.0, 1.0000000001) == ["1", "1.0000000001"]
+    assert core.written(1e6, math.inf) == ["1,000,000", "inf"]
 
 
 def test_a_hint_is_given_only_where_every_trial_agrees_with_it():

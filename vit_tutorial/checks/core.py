@@ -361,29 +361,32 @@ def difference(run: Run, expected: Any) -> str:
 def written(*numbers: float) -> list[str]:
     """Numbers in as few digits as tell them apart."""
     for digits in (7, 10, 17):
-        texts = [f"{int(x):,}" if x == round_off(x) else f"{x:,.{digits}g}" for x in numbers]
+        texts = [f"{int(x):,}" if whole(x) else f"{x:,.{digits}g}" for x in numbers]
         if len(set(texts)) == len(numbers):
-            return texts
+            break
     return texts
 
 
-def round_off(x: float) -> float:
-    """The whole number next to it; nan for one that is too large to be written out."""
-    return round(x) if abs(x) < 1e15 else math.nan
+def whole(x: float) -> bool:
+    """Whether it is a whole number that can be written out."""
+    return abs(x) < 1e15 and float(x).is_integer()
 
 
 def same_numbers(got: Tensor, expected: Tensor) -> bool:
     """Whether both hold the same numbers, in whatever order; not for a few."""
-    if got.numel() != expected.numel() or got.numel() < 6 or not got.isfinite().all():
-        return False
-    if expected.std() < 1e-6:
+    if got.numel() != expected.numel() or got.numel() < 6 or not varied(expected):
         return False
     return agree(got.flatten().to(expected).sort()[0], expected.flatten().sort()[0])
 
 
+def varied(expected: Tensor) -> bool:
+    """Whether a tensor holds enough to compare: no whole numbers, and not one number only."""
+    return expected.is_floating_point() and expected.numel() > 1 and bool(expected.std() > 1e-6)
+
+
 def relation(got: Tensor, expected: Tensor) -> str:
     """What all wrong values have in common, in words; empty where nothing is found."""
-    if expected.numel() < 2 or expected.std() < 1e-6:
+    if not varied(expected):
         return ""
     factor = ((got * expected).sum() / expected.square().sum()).item()
     if abs(factor) > 1e-3 and agree(got, factor * expected):
