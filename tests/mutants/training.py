@@ -315,7 +315,7 @@ def loop_from_bytes(model, data, config, generator, split="train", order="each",
             if config.augment and late:
                 pixels = random_affine(pixels, generator, config.augment)
 
-            progress = min((step + start) / (steps * config.epochs), 1)
+            progress = min((step + start) / (steps * config.epochs), 1.0)
             rate = config.learning_rate * schedule(progress, config.warmup)
             if not after:
                 set_rate(rate)

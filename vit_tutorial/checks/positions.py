@@ -89,7 +89,7 @@ def check_sincos(implementation: Table) -> bool:
 def check_dot(implementation: Callable[[int, int, int], float]) -> bool:
     """Check `my_dot(dx, dy, D) -> float`: positions dx columns and dy rows apart, multiplied."""
 
-    def waves_of(D: int, divisor: float | None = None, base: float = 1e4) -> Tensor:
+    def waves_of(D: int, divisor: float | int | None = None, base: float = 1e4) -> Tensor:
         n = D // 4
         return base ** (-torch.arange(n, dtype=torch.float64) / (divisor or n - 1))
 
