@@ -5,6 +5,7 @@ The styles and the mistakes lie in `tests/mutants`, one file a chapter.
 
 import importlib
 import json
+import math
 import re
 from pathlib import Path
 
@@ -13,7 +14,15 @@ import pytest
 import torch
 
 from vit_tutorial import checks
-from vit_tutorial.checks import CheckFailed, check, check_block, check_patchify, passed, progress
+from vit_tutorial.checks import (
+    CheckFailed,
+    check,
+    check_block,
+    check_patchify,
+    core,
+    passed,
+    progress,
+)
 from vit_tutorial.checks.progress import CHAPTERS, exercises
 
 CHECKS = [getattr(checks, name) for name in checks.__all__ if name.startswith("check_")]
@@ -64,10 +73,32 @@ def test_a_known_mistake_gets_its_hint(checker):
         assert len(message.splitlines()) == 1
 
 
+@pytest.mark.parametrize("checker", RIGHT, ids=lambda checker: checker.__name__)
+def test_no_hint_is_given_for_right_values_nor_two_hints_for_the_same(checker, monkeypatch):
+    seen = []
+    monkeypatch.setattr(core, "judge_values", lambda *given: seen.append(given))
+    checker(RIGHT[checker][0])
+    _, runs, wanted, mistakes = seen[-1]
+    values = [[core.value_of(mistake, run) for run in runs] for mistake, _ in mistakes]
+
+    def certain(value):  # computed, and no part of it may be anything
+        parts = value if isinstance(value, tuple) else (value,)
+        return all(part is not core.NOTHING and part is not None for part in parts)
+
+    def same(some, others):
+        pairs = list(zip(some, others, strict=True))
+        return all(certain(a) and certain(b) and core.agree(a, b) for a, b in pairs)
+
+    for number, (value, (_, hint)) in enumerate(zip(values, mistakes, strict=True)):
+        assert not same(value, [right.value for right in wanted]), f"right, but: {hint}"
+        for other in range(number):
+            assert hint == mistakes[other][1] or not same(value, values[other])
+
+
 def test_every_check_has_two_right_styles_and_many_mistakes_are_known():
     assert set(RIGHT) == set(WRONG) == set(CHECKS)
     assert all(len(styles) >= 2 for styles in RIGHT.values())
-    assert sum(map(len, WRONG.values())) >= 600
+    assert sum(map(len, WRONG.values())) >= 800
 
 
 def test_every_check_belongs_to_one_chapter():
@@ -111,7 +142,28 @@ def test_a_wrong_shape_is_told_with_the_right_one_and_the_input():
 def test_a_mistake_nobody_foresaw_is_still_refused_with_its_size():
     trials = [(torch.arange(3.0),)]
     with pytest.raises(CheckFailed, match=r"values are not; the largest difference is 0.5"):
-        check(lambda x: 2 * x + 0.5, lambda x: 2 * x, trials, [])
+        check(lambda x: 2 * x + 0.5 * (x > 1), lambda x: 2 * x, trials, [])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [(lambda x: 6 * x, "each is 3 times what it should be"),
+     (lambda x: -2 * x, "each has the wrong sign"),
+     (lambda x: 2 * x - 0.25, "each is off by -0.25"),
+     (lambda x: 2 * x.flip(0), "the right numbers in other places"),
+     (lambda x: (2 * x).view(2, 5), r"expected \(10,\); the numbers are the right ones"),
+     (lambda x: 2 * x + x.square(), "the largest difference is")],
+)  # fmt: skip
+def test_what_all_wrong_numbers_have_in_common_is_told(wrong, words):
+    with pytest.raises(CheckFailed, match=words):
+        check(wrong, lambda x: 2 * x, [(torch.randn(10),)], [])
+
+
+def test_numbers_are_written_with_as_many_digits_as_tell_them_apart():
+    assert core.written(32.0, 0.0) == ["32", "0"]
+    assert core.written(13.933936, 29.152939023) == ["13.93394", "29.15294"]
+    assert core.written(1.0, 1.0000000001) == ["1", "1.0000000001"]
+    assert core.written(1e6, math.inf) == ["1,000,000", "inf"]
 
 
 def test_a_hint_is_given_only_where_every_trial_agrees_with_it():

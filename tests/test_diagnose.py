@@ -3,7 +3,10 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
+from torchvision.models import mobilenet_v3_small
 from torchvision.models.resnet import BasicBlock, ResNet
+from torchvision.models.swin_transformer import SwinTransformer
 from torchvision.models.vision_transformer import VisionTransformer as TorchvisionViT
 
 from vit_tutorial.benchmarks import bugs
@@ -66,7 +69,119 @@ def hugging_face(**more):
     return transformers.ViTForImageClassification(transformers.ViTConfig(**sizes, **more))
 
 
+class Convolutions(nn.Sequential):
+    """Strides that leave the last row of pixels out, a norm, and much dropout."""
+
+    def __init__(self, norm=nn.BatchNorm2d):
+        super().__init__(
+            nn.Conv2d(3, 16, 3, stride=2), norm(16), nn.ReLU(), nn.Conv2d(16, 32, 3, stride=2),
+            nn.ReLU(), nn.Flatten(), nn.Dropout(0.5), nn.Linear(32 * 49, 5),
+        )  # fmt: skip
+
+
+class FunctionalDropout(nn.Module):
+    """An MLP whose dropout is no module."""
+
+    def __init__(self):
+        super().__init__()
+        self.into, self.back = nn.Linear(3072, 64), nn.Linear(64, 5)
+
+    def forward(self, x):
+        return self.back(F.dropout(self.into(x.flatten(1)).relu(), 0.3, self.training))
+
+
+class FrozenFeatures(nn.Module):
+    """Only a head learns, on features without a graph."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = ours().requires_grad_(False), nn.Linear(64, 5)
+
+    def forward(self, x):
+        with torch.no_grad():
+            y = self.body.features(x)
+        return self.head(y)
+
+
+class ThreeMatrices(nn.Module):
+    """A small ViT whose queries, keys and values have a matrix each."""
+
+    def __init__(self, D=64):
+        super().__init__()
+        self.patches, self.norm = nn.Conv2d(3, D, 8, 8), nn.LayerNorm(D)
+        self.places = nn.Parameter(torch.randn(1, 16, D))
+        self.q, self.k, self.v = nn.Linear(D, D), nn.Linear(D, D), nn.Linear(D, D)
+        self.cls_head = nn.Linear(D, 5)
+
+    def forward(self, x):
+        z = self.norm(self.patches(x).flatten(2).mT + self.places)
+        weights = (self.q(z) @ self.k(z).mT / 8).softmax(-1)
+        return self.cls_head((z + weights @ self.v(z)).mean(1))
+
+
+class TwoHeads(nn.Module):
+    """In training a second head gives logits too."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.second = ours(), nn.Linear(5, 5)
+
+    def forward(self, x):
+        logits = self.body(x)
+        return (logits, self.second(logits)) if self.training else {"logits": logits}
+
+
+class Rows(nn.Module):
+    """A recurrent network that reads an image row by row."""
+
+    def __init__(self):
+        super().__init__()
+        self.read, self.head = nn.LSTM(96, 48, 2, batch_first=True, dropout=0.2), nn.Linear(48, 5)
+
+    def forward(self, x):
+        return self.head(self.read(x.transpose(1, 2).flatten(2))[0][:, -1])
+
+
+def other_timm(name, **sizes):
+    timm = pytest.importorskip("timm", reason="in the extra `compare`")
+    return getattr(timm.models, name)(num_classes=5, **sizes)
+
+
+def other_hugging_face(kind, **sizes):
+    transformers = pytest.importorskip("transformers", reason="in the extra `compare`")
+    config = getattr(transformers, f"{kind}Config")(image_size=32, num_labels=5, **sizes)
+    return getattr(transformers, f"{kind}ForImageClassification")(config)
+
+
 RIGHT_MODELS = {
+    "an MLP": lambda: nn.Sequential(nn.Flatten(), nn.Linear(3072, 64), nn.ReLU(), nn.Linear(64, 5)),
+    "convolutions": Convolutions,
+    "convolutions, instance norm": lambda: Convolutions(
+        lambda C: nn.InstanceNorm2d(C, affine=True, track_running_stats=True)
+    ),
+    "dropout as a function": FunctionalDropout,
+    "frozen features": FrozenFeatures,
+    "q, k and v apart": ThreeMatrices,
+    "two heads": TwoHeads,
+    "a recurrent network": Rows,
+    "logarithms of probabilities": lambda: nn.Sequential(ours(), nn.LogSoftmax(dim=1)),
+    "float64": lambda: ours(dropout=0.1).double(),
+    "one logit": lambda: VisionTransformer(ViTConfig(32, 8, 3, 1, 1, 64, 96, 4)),
+    "timm, mean": lambda: timm_model(class_token=False, global_pool="avg"),
+    "timm, registers": lambda: timm_model(reg_tokens=2, qk_norm=True),
+    "timm, two class tokens": lambda: other_timm(
+        "VisionTransformerDistilled", img_size=32, patch_size=8, embed_dim=64, num_heads=4, depth=1
+    ),
+    "timm, MLP-Mixer": lambda: other_timm(
+        "MlpMixer", img_size=32, patch_size=8, embed_dim=64, num_blocks=1
+    ),
+    "Swin": lambda: SwinTransformer(
+        [4, 4], 24, [1, 1], [2, 4], [4, 4], stochastic_depth_prob=0.2, num_classes=5
+    ),
+    "Hugging Face, DINOv2": lambda: other_hugging_face(
+        "Dinov2", patch_size=8, hidden_size=64, num_hidden_layers=1, num_attention_heads=4
+    ),
+    "MobileNet": lambda: mobilenet_v3_small(num_classes=5),
     "ours, dropout": lambda: ours(dropout=0.1),
     "ours, mean": lambda: ours(pool="mean", positions="sincos", representation_size=16),
     "timm": lambda: timm_model(drop_path_rate=0.2, init_values=1e-5),
@@ -81,12 +196,16 @@ RIGHT_MODELS = {
 def test_no_fault_is_found_in_a_right_model(name):
     torch.manual_seed(0)
     model = RIGHT_MODELS[name]()
-    findings = diagnose(model, *images_and_labels())
-    assert failed(findings) == []
+    kind = next(model.parameters()).dtype
+    images, labels = images_and_labels(K=2 if name == "one logit" else 5)
+    findings = diagnose(model, images.to(kind), labels)
+    assert [f for f in findings if f.result == "failed"] == []
     said = {finding.test: finding for finding in findings}
     assert said["decay where it belongs"].why == "no optimizer was given"
     attention = said["rows of attention sum to 1"]
-    assert attention.result == ("not applicable" if name == "a ResNet" else "passed"), attention.why
+    has_attention = any("attn" in n or "attention" in n for n, _ in model.named_modules())
+    reads = has_attention or name == "q, k and v apart"
+    assert attention.result == ("passed" if reads else "not applicable"), attention.why
 
 
 def other(test, model, optimizer=None, **sizes):
@@ -126,6 +245,85 @@ def test_decay_on_norms_and_a_parameter_left_out_are_found():
     assert "biases, norms, tokens or positions" in other(test, model, optimizer)[1]
     optimizer = torch.optim.AdamW(parameter_groups(model, 0.1)[:1])
     assert "not in the optimizer: embedding.class_token" in other(test, model, optimizer)[1]
+
+
+class Broken(VisionTransformer):
+    """Ours, with another way from the images to the logits."""
+
+    def __init__(self, way, **more):
+        super().__init__(ViTConfig(32, 8, 3, 5, 2, 64, 96, 4, **more))
+        self.way = way
+
+    def forward(self, images):
+        return self.way(self, images)
+
+    def right(self, images):
+        return super().forward(images)
+
+
+def without_graph(m, x):
+    with torch.no_grad():
+        z = m.encoder(m.embedding(x))
+    return m.head(z[:, 0])
+
+
+def with_positions_for_the_class_token_alone(m, x):
+    first = m.embedding.class_token + m.embedding.positions[:, :1]
+    tokens = torch.cat([first.expand(len(x), -1, -1), m.embedding.patches(x)], dim=1)
+    return m.head(m.encoder(tokens)[:, 0])
+
+
+def with_tokens_and_images_exchanged(m, x):
+    z = m.embedding(x).transpose(0, 1)
+    return m.head(m.encoder(z).transpose(0, 1)[:, 0])
+
+
+PLANTED = {  # a fault, the test that finds it, and words of its reason
+    "a sigmoid": (lambda m, x: m.right(x).sigmoid(), "no softmax", "a sigmoid stands behind"),
+    "a tanh": (lambda m, x: m.right(x).tanh(), "no softmax", "a tanh stands behind"),
+    "a ReLU": (lambda m, x: m.right(x).relu(), "no softmax", "a relu stands behind"),
+    "the winner alone": (
+        lambda m, x: F.one_hot(m.right(x).argmax(1), 5).to(x), "gradient", "argmax"),
+    "no graph": (without_graph, "gradient", "none at embedding.class_token"),
+    "detached tokens": (lambda m, x: m.head(m.encoder(m.embedding(x).detach())[:, 0]), "gradient",
+                        "none at embedding"),
+    "the blocks are not read": (lambda m, x: m.head(m.embedding(x)[:, 0]), "the output depends",
+                                "all images get the same"),
+    "divided by the batch's norm": (
+        lambda m, x: m.right(x / x.norm()), "an image's logits", "an image alone"),
+    "softmax over the batch": (lambda m, x: m.right(x).softmax(0), "an image's logits", "alone"),
+    "images and tokens exchanged": (with_tokens_and_images_exchanged, "the output depends",
+                                    "all images get the same"),
+    "positions for one token": (with_positions_for_the_class_token_alone, "swapping", "where are"),
+    "always in eval mode": (lambda m, x: m.eval().right(x), "train and eval", "is it ever called"),
+    "dropout in every mode": (lambda m, x: m.right(F.dropout(x)), "train and eval", "is random"),
+    "a logarithm of logits": (lambda m, x: m.right(x).log(), "one batch", "nan or inf"),
+    "a part of the image": (lambda m, x: m.right(F.pad(x[..., :24], (0, 8))), "the output depends",
+                            "8 columns and 0 rows"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", PLANTED)
+def test_a_planted_fault_is_found(fault):
+    way, test, words = PLANTED[fault]
+    torch.manual_seed(0)
+    findings = diagnose(Broken(way, dropout=0.1), *images_and_labels())
+    assert [words for f in findings if f.result == "failed" and f.test.startswith(test)
+            and words in f.why]  # fmt: skip
+
+
+def test_a_model_in_which_nothing_can_learn_is_told_so():
+    result, why = other("gradient reaches every parameter", ours().requires_grad_(False))
+    assert (result, "no parameter can learn" in why) == ("failed", True)
+
+
+def test_decay_of_biases_is_no_fault_without_tokens():
+    model, test = Convolutions(), "decay where it belongs"
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, weight_decay=5e-4)
+    assert other(test, model, optimizer)[0] == "passed"
+    model = ThreeMatrices()  # a head may be called cls_head
+    optimizer = torch.optim.AdamW(parameter_groups(model, 0.1))
+    assert other(test, model, optimizer)[0] == "passed"
 
 
 @pytest.mark.parametrize(

@@ -74,9 +74,10 @@ WRONG[check_attention_weights] = [
         (lambda q, k: weights_in_one_line(k, q), "q and k are swapped"),
         (lambda q, k: F.softmax(scores(q, k) / q.shape[-2] ** 0.5, -1), "√T, the number of tokens"),
         (causally, "a causal mask"),
-        (lambda q, k: F.softmax(scores(q, k) * math.sqrt(q.size(-1)), dim=-1), "values are not"),
-        (lambda q, k: weights_in_one_line(q, k).log(), "values are not"),
-        (lambda q, k: weights_in_one_line(q, q), "values are not"),
+        (lambda q, k: F.softmax(scores(q, k) * math.sqrt(q.size(-1)), dim=-1), "multiplied by √d"),
+        (lambda q, k: weights_in_one_line(q, k).log(), "logarithms"),
+        (lambda q, k: weights_in_one_line(q, q), "with themselves"),
+        (lambda q, k: (scores(q, k) / q.shape[-1] ** 0.5).exp(), "rows do not sum to 1"),
     ]  # fmt: skip
 
 
@@ -226,7 +227,7 @@ WRONG[check_attention_weights] += [
     (lambda q, k: weights_in_one_line(q, k.data), "no gradient reaches `k`"),
     (lambda q, k: torch.softmax(q @ k.T / q.shape[-1] ** 0.5, -1), "swap the last two axes of k"),
     (lambda q, k: (scores(q, k) / 8**0.5).softmax(-1), "values are not"),
-    (lambda q, k: torch.sigmoid(scores(q, k) / q.shape[-1] ** 0.5), "values are not"),
+    (lambda q, k: torch.sigmoid(scores(q, k) / q.shape[-1] ** 0.5), "this is a sigmoid"),
     (lambda q, k: weights_in_one_line(q.mul_(1.0).sub_(1.0), k), "writes into its input `q`"),
 ]
 
@@ -269,7 +270,11 @@ WRONG[check_attention] = [
     (lambda q, k, v: scores(q, k) / q.shape[-1] ** 0.5 @ v, "the softmax is missing"),
     (lambda q, k, v: read_by_einsum(k, q, v), "q and k are swapped"),
     (lambda q, k, v: read_by_einsum(q, k, k), "k is read"),
-    (lambda q, k, v: read_by_einsum(q, k, q), "values are not"),
+    (lambda q, k, v: read_by_einsum(q, k, q), "q is read"),
+    (lambda q, k, v: read_by_einsum(q, q, v), "with themselves"),
+    (lambda q, k, v: read_by_einsum(q * q.shape[-1], k, v), "multiplied by √d"),
+    (lambda q, k, v: v + read_by_einsum(q, k, v), "v itself is added"),
+    (lambda q, k, v: 2 * read_by_einsum(q, k, v), "each is 2 times what it should be"),
     (lambda q, k, v: weights_in_one_line(q, k).transpose(-2, -1) @ v, "transposed"),
     (lambda q, k, v: causally(q, k) @ v, "a causal mask"),
     (lambda q, k, v: read_by_einsum(q, k, v.detach()), "no gradient reaches `v`"),
@@ -304,7 +309,7 @@ WRONG[check_causal] = [
     (lambda q, k: hidden(q, k, dim=-2), "the columns sum to 1"),
     (lambda q, k: hidden(q, k, fill=1e-9), "values are not|still read"),
     (lambda q, k: hidden(q.detach(), k), "no gradient reaches `q`"),
-    (lambda q, k: hidden(k, q), "values are not"),
+    (lambda q, k: hidden(k, q), "q and k are swapped"),
 ]
 
 

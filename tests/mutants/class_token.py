@@ -86,7 +86,8 @@ WRONG[check_patch_mean] = [
     (lambda z, has: mean_by_cases(z, not has), "the two cases are swapped"),
     (lambda z, has: z[:, int(has) :].mean(-1), "numbers of a token"),
     (lambda z, has: z[:, int(has) :].mean(0), "over the images"),
-    (lambda z, has: z[:, int(has) :].amax(1), "values are not"),
+    (lambda z, has: z[:, int(has) :].amax(1), "the maximum"),
+    (lambda z, has: z[:, int(has) :].median(1)[0], "values are not"),
     (lambda z, has: mean_by_cases(z.detach(), has), "carries no gradient"),
 ]
 
@@ -168,4 +169,29 @@ WRONG[check_reached] = [
     (lambda e, z, blind: reached(e, z, blind, count=0), "class token itself is counted"),
     (lambda e, z, blind: reached(e, z, blind, score=lambda y: y[0, 0].sum()), "a plain sum"),
     (lambda e, z, blind: 49, "expected 9, got 49"),
+]
+
+
+def with_positions_behind(x, c, r, p, first):
+    z = torch.cat([*(part.expand(len(x), -1, -1) for part in (c, r)), x], 1)
+    places = torch.zeros(1, z.shape[1], z.shape[2])
+    places[:, first(r) : first(r) + p.shape[1]] = p
+    return z + places
+
+
+WRONG[check_registers] += [
+    (lambda x, c, r, p: with_positions_behind(x, c, r, p, lambda r: 0), "the first N . 1 tokens"),
+    (lambda x, c, r, p: with_positions_behind(x, c, r, p, lambda r: r.shape[1]), "the last N . 1"),
+    (
+        lambda x, c, r, p: torch.cat(
+            [r.expand(len(x), -1, -1), x + p[:, 1:], (c + p[:, :1]).expand(len(x), -1, -1)], 1
+        ),
+        "the class token comes last",
+    ),
+]
+WRONG[check_tokens] += [
+    (lambda x, t, p: cat(t, x[:, 1:]) + p[:, :-1], "the first patch's place"),
+    (lambda x, t, p: cat(t, x) + 2 * p, "added twice"),
+    (lambda x, t, p: cat(t + p[:, :1], x), "only the class token has a position"),
+    (lambda x, t, p: (cat(t, x) + p).flip(2), "the right numbers in other places"),
 ]

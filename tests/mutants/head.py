@@ -169,7 +169,7 @@ WRONG[check_forward] += [
     (lambda x, m: walk(x, m, read=lambda z: z[:, 0].detach()), "no gradient reaches|gradient"),
     (class_token_for_two, "expand it to"),
     (lambda x, m: m.head(m.encoder(m.embedding(x)))[:, 1], "token 1 is read"),
-    (lambda x, m: torch.sigmoid(walk(x, m)), "values are not"),
+    (lambda x, m: torch.sigmoid(walk(x, m)), "a sigmoid is applied"),
 ]
 
 

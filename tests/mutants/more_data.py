@@ -106,7 +106,7 @@ WRONG[check_needed] = [
     (lambda s, a, t: needed(s, a, t, between=lambda x, y, p: y * (x / y) ** p), "wrong end"),
     (lambda s, a, t: needed(s, a, t, last=True), "the first crossing"),
     (lambda s, a, t: needed(s, a, t, beyond=s[-1]), "math.inf"),
-    (lambda s, a, t: needed(s, a, t, first=False), "expected 1.0, got inf"),
+    (lambda s, a, t: needed(s, a, t, first=False), "expected 1, got inf"),
     (lambda s, a, t: next(
         s[i] * (s[i + 1] / s[i]) ** ((t - a[i]) / (a[i + 1] - a[i]))
         for i in range(len(s)) if a[i] < t <= a[i + 1]), "pairs of neighbours"),

@@ -181,6 +181,26 @@ def only_one_way_returns(images, P):
 
 
 WRONG[check_patchify] += [
+    (
+        lambda x, P: (
+            x.reshape(*x.shape[:2], x.shape[2] // P, P, x.shape[3] // P, P)
+            .permute(0, 2, 3, 1, 4, 5)
+            .reshape(len(x), -1, x.shape[1] * P * P)
+        ),
+        "permute takes Ph before cols",
+    ),
+    (lambda x, P: patches_by_unfold(x.mT.contiguous(), P), "the image is transposed"),
+    (
+        lambda x, P: patches_by_unfold(x.reshape(*x.shape[:2], x.shape[3], x.shape[2]), P),
+        "the grid's rows and columns are swapped",
+    ),
+    (
+        lambda x, P: F.unfold(x, P, dilation=(x.shape[2] // P, x.shape[3] // P)).mT,
+        "from all over the image",
+    ),
+    (lambda x, P: patches_by_unfold(x.flip(2), P), "the right numbers in other places"),
+    (lambda x, P: patches_by_unfold(x, P).unflatten(2, (x.shape[1], P, P)), "the right ones"),
+    (lambda x, P: -patches_by_unfold(x, P), "the wrong sign"),
     (square_grid, "the grid has H/P rows and W/P columns"),
     (three_channels, "C taken to be 3"),
     (first_image_alone, "expected"),
@@ -238,8 +258,13 @@ WRONG[check_unpatchify] = [
     (lambda x, P, r: put_back(x, P, r, image="C (i r) (j c)"), "take turns"),
     (lambda x, P, r: put_back(x, P, r, image="(r i) (c j) C"), "the channels come last"),
     (lambda x, P, r: put_back(x.detach(), P, r), "carries no gradient"),
-    (lambda x, P, r: put_back(x, P, round(x.shape[1] ** 0.5)), "shape|The grid has"),
-    (lambda x, P, r: put_back(x, P, r) / 2, "values are not"),
+    (
+        lambda x, P, r: put_back(x, P, round(x.shape[1] ** 0.5)),
+        "the grid was taken to be square",
+    ),
+    (lambda x, P, r: put_back(x, P, r) / 2, "each is 0.5 times"),
+    (lambda x, P, r: put_back(x.flip(2), P, r), "the right numbers in other places"),
+    (lambda x, P, r: put_back(x, P, r).mT, "expected .2, 3, 8, 12.; the numbers are the right"),
 ]
 
 RIGHT[check_sizes] = [

@@ -85,8 +85,10 @@ WRONG[check_sincos] = [
 
 
 WRONG[check_sincos] += [
-    (lambda r, c, D: sincos(max(r, c), max(r, c), D)[: r * c], "values are not"),
-    (lambda r, c, D: sincos(c, r, D), "values are not|columns"),
+    (lambda r, c, D: sincos(max(r, c), max(r, c), D)[: r * c], "the grid was taken to be square"),
+    (lambda r, c, D: sincos(c, r, D), "are rows and cols mixed up"),
+    (lambda r, c, D: 0.02 * sincos(r, c, D), "scaled by 0.02"),
+    (lambda r, c, D: sincos(r, c, D).flip(1), "the right numbers in other places"),
 ]
 
 
@@ -120,9 +122,21 @@ WRONG[check_dot] = [
                            + math.cos(dy / 10000 ** (i / (D // 4))) for i in range(D // 4)),
      "exponents do not end at 1"),
     (lambda dx, dy, D: sum(math.cos(w * dx) + math.cos(w * dy) for w in frequencies(64)),
-     "It is right for dx = 0, dy = 0, D = 64|expected"),
+     "those of D = 64 whatever D is"),
     (lambda dx, dy, D: sum(math.sin(w * dx) + math.sin(w * dy) for w in frequencies(D)),
-     "expected 32.0, got 0"),
+     "sines are added"),
+    (lambda dx, dy, D: dot_by_formula(dx, dy, D) * 4 / D, "a mean over the frequencies"),
+    (lambda dx, dy, D: 2 * dot_by_formula(dx, dy, D), "twice the product"),
+    (lambda dx, dy, D: -dot_by_formula(dx, dy, D), "the sign is turned"),
+    (lambda dx, dy, D: dot_by_formula(dx, dy, D) / math.sqrt(D), "divided by √D"),
+    (lambda dx, dy, D: sum(math.cos(w * math.hypot(dx, dy)) for w in frequencies(D)), "diagonal"),
+    (lambda dx, dy, D: sum(math.cos(dx / 1000 ** (i / (D // 4 - 1)))
+                           + math.cos(dy / 1000 ** (i / (D // 4 - 1))) for i in range(D // 4)),
+     "end at 1/1000;"),
+    (lambda dx, dy, D: sum(math.cos(dx / 10000 ** (2 * i / D))
+                           + math.cos(dy / 10000 ** (2 * i / D)) for i in range(D // 4)),
+     "exponents do not end at 1"),
+    (lambda dx, dy, D: dot_by_formula(dx, dy, D) + 1e-2, r"expected 32, got 32\.01 "),
 ]  # fmt: skip
 
 
@@ -144,7 +158,16 @@ WRONG[check_two_tables] = [
     (lambda c, r: torch.cat([c.repeat(len(r), 1), r.repeat(len(c), 1)], 1), "stays the same"),
     (lambda c, r: tables_by_loops(c, r).view(len(r), len(c), -1), "flatten rows and columns"),
     (lambda c, r: c.repeat(len(r), 1) + r.repeat_interleave(len(c), 0), "the halves are added"),
-    (lambda c, r: tables_by_loops(r, c), "values are not"),
+    (lambda c, r: tables_by_loops(r, c), "down the columns, and the halves are swapped"),
+    (
+        lambda c, r: torch.cat([c.repeat_interleave(len(r), 0), r.repeat_interleave(len(c), 0)], 1),
+        "column's half stays the same",
+    ),
+    (lambda c, r: tables_by_repeat(c.flip(0), r), "counted from the right"),
+    (lambda c, r: tables_by_repeat(c, r).T, "transposed"),
+    (lambda c, r: torch.cat([c, r]), "one above the other"),
+    (lambda c, r: tables_by_repeat(c, r.flip(0)), "the right numbers in other places"),
+    (lambda c, r: tables_by_repeat(c, r) * 2, "each is 2 times what it should be"),
     (lambda c, r: tables_by_loops(c.detach(), r), "no gradient reaches `c`"),
 ]
 
@@ -173,7 +196,12 @@ WRONG[check_relative] = [
     (lambda s, r, c: bias_by_index(s, r, c, shift=False), "in the middle of the table"),
     (lambda s, r, c: bias_by_index(s, r, c, absolute=True), "no absolute value"),
     (lambda s, r, c: bias_by_index(s.T, r, c), "an index is too large|An index is too large"),
-    (lambda s, r, c: bias_by_index(s, r, c, by=r), "values are not|too large"),
+    (lambda s, r, c: bias_by_index(s, r, c, by=r), "an index is too large"),
+    (lambda s, r, c: bias_by_index(s, r, c, shift=False, absolute=True), "at rows - 1"),
+    (lambda s, r, c: bias_by_index(s[r - 1 : r].expand_as(s), r, c), "only the columns count"),
+    (lambda s, r, c: bias_by_index(s[:, c - 1 : c].expand_as(s), r, c), "only the rows count"),
+    (lambda s, r, c: bias_by_index(s.T, c, r), "down the columns"),
+    (lambda s, r, c: bias_by_index(s, r, c) + 1, "off by .1"),
     (lambda s, r, c: bias_by_index(s.detach(), r, c), "carries no gradient"),
 ]
 
@@ -226,5 +254,41 @@ WRONG[check_resample_positions] = [
     (reshaped_without_moving, "mixes tokens with their numbers"),
     (taken_to_be_square, "to be square"),
     (lambda p, a, b: resampled_with_the_class_token(p.detach(), a, b), "carries no gradient"),
-    (lambda p, a, b: p, "expected"),
+    (lambda p, a, b: p, r"expected \(1, 49, 8\)"),
+    (
+        lambda p, a, b: resampled_with_the_class_token(p, a, b, mode="bilinear", antialias=False),
+        "bilinear, without antialias",
+    ),
+    (
+        lambda p, a, b: torch.cat(
+            [p[:, :1], F.interpolate(p[:, 1:].mT, b[0] * b[1], mode="linear").mT], 1
+        ),
+        "as one line; they lie in a grid",
+    ),
+    (
+        lambda p, a, b: F.interpolate(p.mT, 1 + b[0] * b[1], mode="linear").mT,
+        "the class token's am",
+    ),
+    (
+        lambda p, a, b: torch.cat([p[:, :1], stretched(p[:, 1:], a, b).mT.reshape(1, -1, 8)], 1),
+        "on the way back",
+    ),
+    (
+        lambda p, a, b: torch.cat(
+            [
+                p[:, :1],
+                F.interpolate(
+                    p[:, 1:].reshape(1, *a, 8).permute(0, 3, 2, 1),
+                    b,
+                    mode="bicubic",
+                    antialias=True,
+                )
+                .flatten(2)
+                .mT,
+            ],
+            1,
+        ),
+        "laid out as .cols, rows",
+    ),
+    (lambda p, a, b: torch.cat([p.mean(1)[None], stretched(p[:, 1:], a, b)], 1), "the mean of"),
 ]

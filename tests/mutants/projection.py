@@ -78,7 +78,13 @@ WRONG[check_projection] += [
     (lambda x, w, b, P: patches_by_unfold(x, P) @ w + b, "keeps its weight as"),
     (lambda x, w, b, P: project(x, w.data, b, P), "no gradient reaches `w`"),
     (lambda x, w, b, P: project(x, w, b.detach(), P), "no gradient reaches `b`"),
-    (lambda x, w, b, P: project(x, w, b, P).relu(), "values are not"),
+    (lambda x, w, b, P: project(x, w, b, P).relu(), "an activation stands behind"),
+    (lambda x, w, b, P: project(x, w, b, P) + b, "added twice"),
+    (lambda x, w, b, P: project(x.mT.contiguous(), w, b, P), "the image is transposed"),
+    (
+        lambda x, w, b, P: F.unfold(x, P, dilation=(x.shape[2] // P, x.shape[3] // P)).mT @ w.T + b,
+        "from all over the image",
+    ),
     (lambda x, w, b, P: project(x - x.mean(), w, b, P), "values are not"),
     (lambda x, w, b, P: project(x, w, b, 16), "stopped with|expected"),
 ]
@@ -146,9 +152,15 @@ WRONG[check_fold] = [
     (folded(lambda w, b, m, s: (w / s, b - w @ m)), "divide the mean by std too"),
     (folded(lambda w, b, m, s: (w, b - w @ m)), "standard deviation is not used"),
     (folded(lambda w, b, m, s: w / s), "should return 2 values, not one"),
-    (folded(lambda w, b, m, s: (w / s, b - (w / s @ m).mean())), "values are not"),
+    (folded(lambda w, b, m, s: (w / s, b - (w / s @ m).mean())), "the same shift"),
+    (folded(lambda w, b, m, s: (w / m, b - w / m @ s)), "mean and std are swapped"),
+    (folded(lambda w, b, m, s: (w / s**2, b - w / s**2 @ m)), "std divides twice"),
+    (folded(lambda w, b, m, s: ((w - m) / s, b)), "taken off the weights"),
+    (folded(lambda w, b, m, s: (w / s, b - w * s @ m)), "in the bias std multiplies"),
+    (folded(lambda w, b, m, s: (w * s, b + w @ m)), "undoes a normalisation"),
+    (folded(lambda w, b, m, s: (w / s, b - w / s @ m + 1)), "off by .1"),
     (lambda w, b, mean, std: fold_in_two_lines(
-        w.view(len(w), len(mean), -1).mT.flatten(1), b, mean, std), "values are not"),
+        w.view(len(w), len(mean), -1).mT.flatten(1), b, mean, std), "another order"),
     (lambda w, b, mean, std: (w / std.repeat(w.shape[1] // len(std)),
                               b - w / std.repeat(w.shape[1] // len(std))
                               @ mean.repeat(w.shape[1] // len(std))), "repeat_interleave"),

@@ -167,7 +167,14 @@ def step_by_hand(model, images, labels, optimizer):
     return loss.detach()
 
 
-RIGHT[check_train_step] = [step_in_four_lines, step_that_clears_afterwards, step_by_hand]
+def step_that_sets_the_mode(model, images, labels, optimizer):
+    model.train()
+    return step_in_four_lines(model, images, labels, optimizer)
+
+
+RIGHT[check_train_step] = [
+    step_in_four_lines, step_that_clears_afterwards, step_by_hand, step_that_sets_the_mode,
+]  # fmt: skip
 
 
 def step(model, images, labels, optimizer, loss_of=F.cross_entropy, order="zbs", told=None):
@@ -180,6 +187,15 @@ def step(model, images, labels, optimizer, loss_of=F.cross_entropy, order="zbs",
         else:
             optimizer.step()
     return loss.item() if told is None else told(loss, model, images, labels)
+
+
+def clipping_step(model, images, labels, optimizer):
+    loss = F.cross_entropy(model(images), labels)
+    optimizer.zero_grad()
+    loss.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+    optimizer.step()
+    return loss.item()
 
 
 WRONG[check_train_step] = [
@@ -200,6 +216,14 @@ WRONG[check_train_step] = [
     (by(step, told=lambda loss, m, x, y: (m(x).argmax(1) == y).float().mean().item()), "expected"),
     (by(step, loss_of=lambda x, y: F.cross_entropy(x.detach(), y)), "no gradient"),
     (by(step, loss_of=lambda x, y: F.cross_entropy(x, y, reduction="none")), "one number"),
+    (by(step, order="zbss"), "runs twice for one backward"),
+    (by(step, loss_of=lambda x, y: F.cross_entropy(x.sigmoid(), y)), "a sigmoid comes before"),
+    (by(step, loss_of=lambda x, y: F.cross_entropy(x, y, label_smoothing=0.1)), "are smoothed"),
+    (
+        by(step, loss_of=lambda x, y: F.mse_loss(x, F.one_hot(y, x.shape[1]).float())),
+        "the squared error",
+    ),
+    (clipping_step, "the gradients are clipped here"),
 ]
 
 
@@ -252,7 +276,79 @@ def loop_with_a_lambda_schedule(model, data, config, generator):
     return history
 
 
-RIGHT[check_training_loop] = [loop_in_the_book, loop_of_the_package, loop_with_a_lambda_schedule]
+def loop_from_bytes(model, data, config, generator, split="train", order="each", labels_too=True,
+                    group=slice(None), divide=255, prepare=None, keep=False, train="each",
+                    late=False, told=None, lr=None, guard=True, keep_losses=False,
+                    reduction="mean", clip="norm", smooth=0.0, after=False, start=0.5,
+                    own_dice=False):  # fmt: skip
+    """Chapter 16's loop: everything by hand."""
+    part = getattr(data, split)
+    mean, std = (t.view(-1, 1, 1) for t in (data.train.mean, data.train.std))
+    made = parameter_groups(model, config.weight_decay)
+    optimizer = torch.optim.AdamW(made, **({} if lr is None else {"lr": lr * config.learning_rate}))
+    M, step, history, losses = len(part.labels), 0, [], []
+    steps = -(-M // config.batch_size) if keep else M // config.batch_size
+    if train == "once":
+        model.train()
+    rows_of_all = torch.arange(M)
+    if order != "none" and not own_dice:
+        rows_of_all = torch.randperm(M, generator=generator)
+
+    def set_rate(rate):
+        for each in optimizer.param_groups[group]:
+            each["lr"] = rate
+
+    for epoch in range(config.epochs):
+        if train == "each":
+            model.train()
+        if own_dice:
+            rows_of_all = torch.randperm(M)
+        elif epoch and order == "each":
+            rows_of_all = torch.randperm(M, generator=generator)
+        losses = losses if keep_losses else []
+        for i in range(steps):
+            rows = rows_of_all[i * config.batch_size : (i + 1) * config.batch_size]
+            pixels = part.images[rows].float() / divide
+            if (config.augment and not late) or not guard:
+                pixels = random_affine(pixels, generator, config.augment)
+            pixels = prepare(pixels, mean, std) if prepare else (pixels - mean) / std
+            if config.augment and late:
+                pixels = random_affine(pixels, generator, config.augment)
+
+            progress = min((step + start) / (steps * config.epochs), 1.0)
+            rate = config.learning_rate * schedule(progress, config.warmup)
+            if not after:
+                set_rate(rate)
+            labels = part.labels[rows if labels_too else slice(i * len(rows), (i + 1) * len(rows))]
+            loss = F.cross_entropy(
+                model(pixels), labels, reduction=reduction, label_smoothing=smooth
+            )
+            optimizer.zero_grad()
+            loss.backward()
+            if clip == "norm":
+                nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clip)
+            elif clip == "value":
+                nn.utils.clip_grad_value_(model.parameters(), config.gradient_clip)
+            elif clip == "each":
+                for p in model.parameters():
+                    nn.utils.clip_grad_norm_(p, config.gradient_clip)
+            else:
+                nn.utils.clip_grad_norm_(model.parameters(), clip)
+            optimizer.step()
+            if after:
+                set_rate(rate)
+            step += 1
+            losses.append(loss.item() * (len(rows) if told == "images" else 1))
+        history.append(sum(losses) / (M if told in ("images", "all") else len(losses)))
+        if train == "once":
+            evaluate(model, data.val)
+            model.eval()
+    return history
+
+
+RIGHT[check_training_loop] = [
+    loop_in_the_book, loop_of_the_package, loop_with_a_lambda_schedule, loop_from_bytes,
+]  # fmt: skip
 
 
 def loop(model, data, config, generator, rate=None, clip=True, zero=True, groups=True, step_=True,
@@ -327,10 +423,63 @@ WRONG[check_training_loop] = [
     (by(loop, softmax=True), "a softmax comes before"),
     (by(loop, step_=False), "optimizer.step.. is missing"),
     (by(loop, anew=True), "made anew in every epoch"),
-    (by(loop, shuffle=False), "expected"),
+    (by(loop, shuffle=False), "neither shuffled nor augmented"),
+    (by(loop_from_bytes, group=slice(1), lr=1), "the first group only"),
+    (by(loop_from_bytes, group=slice(1)), "the first group only, and the others keep"),
+    (by(loop_from_bytes, group=slice(1, 2), lr=1), "the last group only"),
+    (by(loop_from_bytes, group=slice(0), lr=1), "stays at its peak"),
+    (by(loop_from_bytes, group=slice(0)), "AdamW's own of 0.001"),
+    (by(loop_from_bytes, order="none"), "the images are not shuffled"),
+    (by(loop_from_bytes, order="once"), "shuffled once"),
+    (by(loop_from_bytes, own_dice=True), "does not come from the generator"),
+    (by(loop_from_bytes, labels_too=False), "the labels are not"),
+    (by(loop_from_bytes, divide=1), "normalised as bytes"),
+    (by(loop_from_bytes, divide=1, prepare=lambda x, m, s: x), "the model sees bytes"),
+    (by(loop_from_bytes, prepare=lambda x, m, s: x), "not normalised"),
+    (by(loop_from_bytes, prepare=lambda x, m, s: x - m), "nothing is divided"),
+    (by(loop_from_bytes, prepare=lambda x, m, s: ((x - m) / s - m) / s), "normalised twice"),
+    (by(loop_from_bytes, prepare=lambda x, m, s: x - m / s), "expected"),
+    (by(loop_from_bytes, late=True), "augmented after they are normalised"),
+    (by(loop_from_bytes, guard=False), "draws from the generator at strength 0"),
+    (by(loop_from_bytes, split="test"), "data.test, which is read once"),
+    (by(loop_from_bytes, split="val"), "data.val, which is kept"),
+    (by(loop_from_bytes, keep=True), "the last, smaller batch is a step too"),
+    (by(loop_from_bytes, keep=True, told="images"), "counts by its images"),
+    (by(loop_from_bytes, told="images"), "divided by all images"),
+    (by(loop_from_bytes, told="all"), "divided by the number of images|expected"),
+    (by(loop_from_bytes, keep_losses=True), "losses of earlier epochs"),
+    (by(loop_from_bytes, train="once"), "model.train.. runs only once"),
+    (by(loop_from_bytes, train="never"), "model.train.. is missing"),
+    (by(loop_from_bytes, reduction="sum"), "the loss is summed over the batch"),
+    (by(loop_from_bytes, clip="value"), "each number of the gradient is clipped"),
+    (by(loop_from_bytes, clip="each"), "each tensor is clipped by itself"),
+    (by(loop_from_bytes, clip=1.0), "to a norm of 1"),
+    (by(loop_from_bytes, smooth=0.1), "smoothed by 0.1"),
+    (by(loop_from_bytes, start=0), "the first learns nothing"),
+    (by(loop_from_bytes, start=1), "the last learns nothing"),
+    (by(loop_from_bytes, start=1.5), "one step ahead"),
+    (by(loop_from_bytes, after=True, lr=1), "the rate is set after the step"),
+    (
+        by(loop_from_bytes, prepare=lambda x, m, s: (x - m.flatten()) / s.flatten().repeat(3)),
+        "one number for each channel",
+    ),
+    (
+        lambda m, d, c, g: [F.cross_entropy(m(d.train.images), d.train.labels)],
+        "the images are bytes",
+    ),
     (lambda *a: loop(*a)[-1:], "1 losses for 2 epochs|one mean for each"),
     (lambda *a: list(train(*a)), "a number as the loss, not Epoch"),
-    (lambda m, d, c, g: loop(m, replace(d, train=d.val), replace(c, batch_size=2), g), "expected"),
+    (rated(lambda s, n, each, E, w: schedule((s + 0.5) / n, 0.0)), "there is no warm-up"),
+    (rated(lambda s, n, each, E, w: schedule(0.5 / n, w)), "does the scheduler ever step"),
+    (rated(lambda s, n, each, E, w: schedule((s // each + 0.5) / n, w)), "after every batch"),
+    (by(loop_from_bytes, prepare=lambda x, m, s: (x - m) / s**2), "by the variance"),
+    (by(loop_from_bytes, prepare=lambda x, m, s: 2 * x - 1), "moved to -1..1"),
+    (lambda *a: loop(*a)[-1], "a list, one loss for each epoch"),
+    (lambda m, d, c, g: [m(images) for images, labels in d.train], "data.train has .images"),
+    (rated(lambda s, n, each, E, w: schedule(s / (n - 1), w)), "first and the last step"),
+    (rated(lambda s, n, each, E, w: schedule((s + 0.5) / n, w) / 0.02), "the factor alone"),
+    (by(loop, groups=False, kind=torch.optim.Adam), "coupled L2.*everything is decayed"),
+    (by(loop, kind=torch.optim.SGD), "this is SGD"),
 ]
 
 
@@ -418,6 +567,10 @@ def groups_by_rule(rule):
 WRONG[check_parameter_groups] = [
     (groups_by_rule(lambda n, p: True), "is decayed; only weights of linear layers"),
     (groups_by_rule(lambda n, p: p.ndim >= 2), "class token and positions have three"),
+    (groups_by_rule(lambda n, p: p.ndim == 2), "may have two axes, as a matrix has"),
+    (groups_by_rule(lambda n, p: p.ndim == 2 and n.endswith("weight")), "positions.weight is dec"),
+    (groups_by_rule(lambda n, p: p.ndim == 2 and "pos" not in n and "reg" not in n),
+     "norm.weight is decayed"),
     (groups_by_rule(lambda n, p: "bias" not in n), "is decayed; only weights of linear layers"),
     (groups_by_rule(lambda n, p: p.ndim == 2 and "norm" not in n and "head" not in n),
      "head.* is not decayed"),

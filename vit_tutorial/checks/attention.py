@@ -20,6 +20,8 @@ from vit_tutorial.checks.core import (
     learning,
 )
 
+Part = Callable[[Tensor], Tensor]
+
 AXES: Slips = [
     (r"mat1 and mat2|must match|size|t\(\) expects", "q and k have any number of leading axes "
      "(batch, heads): swap the last two axes of k, k.mT, and nothing else."),
@@ -47,6 +49,16 @@ def check_attention_weights(implementation: Callable[[Tensor, Tensor], Tensor]) 
         (lambda q, k: (scores(q, k) / q.shape[-1]).softmax(dim=-1),
          "the scores are divided by d; the standard deviation of a sum of d "
          "products is √d."),
+        (lambda q, k: (scores(q, k) * q.shape[-1] ** 0.5).softmax(dim=-1),
+         "the scores are multiplied by √d: divide."),
+        (lambda q, k: (scores(q, q) / q.shape[-1] ** 0.5).softmax(dim=-1),
+         "the queries are compared with themselves, not with the keys."),
+        (lambda q, k: (scores(q, k) / q.shape[-1] ** 0.5).sigmoid(),
+         "this is a sigmoid, which weighs each score alone; the softmax makes the rows sum to 1."),
+        (lambda q, k: (scores(q, k) / q.shape[-1] ** 0.5).exp(),
+         "rows do not sum to 1: divide each by its sum, which softmax does."),
+        (lambda q, k: (scores(q, k) / q.shape[-1] ** 0.5).log_softmax(dim=-1),
+         "these are the logarithms of the weights: softmax."),
         (lambda q, k: scores(q, k).softmax(dim=-1) / q.shape[-1] ** 0.5,
          "the scale comes after the softmax, so rows no longer sum to 1: scale "
          "the scores."),
@@ -95,6 +107,13 @@ def check_attention(implementation: Callable[[Tensor, Tensor, Tensor], Tensor]) 
          "the query of token t."),
         (lambda q, k, v: read(q, k, k), "k is read; what a token hands over is "
          "its value, v."),
+        (lambda q, k, v: read(q, k, q), "q is read; what a token hands over is its value, v."),
+        (lambda q, k, v: read(q, q, v), "the queries are compared with themselves, not with the "
+         "keys."),
+        (lambda q, k, v: read(q, k, v, scale=q.shape[-1] ** 0.5), "the scores are multiplied by "
+         "√d: divide."),
+        (lambda q, k, v: v + read(q, k, v), "v itself is added: the residual belongs to the "
+         "block."),
         (lambda q, k, v: attention_weights(q, k).mT @ v,
          "the weights are transposed before they meet v."),
         (lambda q, k, v: (q @ k.mT / q.shape[-1] ** 0.5 + causal(q)).softmax(dim=-1) @ v,
@@ -132,6 +151,10 @@ def check_causal(implementation: Callable[[Tensor, Tensor], Tensor]) -> bool:
         (lambda q, k: masked(q, k, lambda s: later(s.mT).mT),
          "the mask is turned: each token reads only itself and what comes after "
          "it."),
+        (lambda q, k: masked(k, q, later), "q and k are swapped: row t belongs to the query of "
+         "token t."),
+        (lambda q, k: masked(q, k, lambda s: later(s, first=0, fill=-1e9)), "a token may not read "
+         "itself: leave the diagonal open, triu(1)."),
         (lambda q, k: masked(q, k, later, scale=0.0),
          "the scores are not divided by √d."),
         (lambda q, k: masked(q, k, later, scale=1.0),
@@ -249,22 +272,34 @@ def head_trials() -> list[tuple[Tensor, nn.Linear, nn.Linear, int]]:
 
 
 def heads(
-    x: Tensor, qkv: nn.Linear, projection: nn.Module, h: int, pack: str = "(n h d)",
+    x: Tensor, qkv: Part, projection: Part, h: int, pack: str = "(n h d)",
     scale: Callable[[int, int], float] = lambda d, h: math.sqrt(d), join: str = "B T (h d)",
-    axis: int = -1, order: tuple[int, int, int] = (0, 1, 2), mask: bool = False,
+    axis: int | None = -1, order: tuple[int, int, int] = (0, 1, 2), mask: bool = False,
+    change: Callable[[Tensor, int], Tensor] = lambda weights, d: weights,
 ) -> Tensor:  # fmt: skip
     """Multi-head attention, right or wrong by what is given."""
     parts = rearrange(qkv(x), f"B T {pack} -> n B h T d", n=3, h=h)
     q, k, v = (parts[i] for i in order)
     scores = q @ k.mT / scale(q.shape[-1], h)
-    weights = (scores + causal(q) if mask else scores).softmax(dim=axis)
-    return projection(rearrange(weights @ v, f"B h T d -> {join}"))
+    scores = scores + causal(q) if mask else scores
+    weights = scores if axis is None else scores.softmax(dim=axis)
+    return projection(rearrange(change(weights, q.shape[-1]) @ v, f"B h T d -> {join}"))
 
 
 def scrambled(x: Tensor, qkv: nn.Linear, projection: nn.Linear, h: int) -> Tensor:
     B, T, D = x.shape
     q, k, v = (part.reshape(B, h, T, D // h) for part in qkv(x).chunk(3, dim=-1))
     return projection((attention_weights(q, k) @ v).transpose(1, 2).reshape(B, T, D))
+
+
+def in_one_go(
+    x: Tensor, qkv: nn.Linear, projection: nn.Linear, h: int, shape: str
+) -> Tensor:  # fmt: skip
+    B, T, D = x.shape
+    sizes = {"n": 3, "B": B, "h": h, "T": T, "d": D // h}
+    parts = qkv(x).reshape([sizes[axis] for axis in shape.split()])
+    q, k, v = rearrange(parts, f"{shape} -> n B h T d")
+    return projection(rearrange(attention_weights(q, k) @ v, "B h T d -> B T (h d)"))
 
 
 def not_moved_back(x: Tensor, qkv: nn.Linear, projection: nn.Linear, h: int) -> Tensor:
@@ -292,6 +327,10 @@ def head_mistakes() -> Mistakes:
         (scrambled, "a reshape straight to (B, h, T, d) mixes tokens with "
          "channels: right shape, wrong values. Split D into (h, d) first, then "
          "swap the axes T and h."),
+        *((lambda x, qkv, p, h, shape=shape: in_one_go(x, qkv, p, h, shape), "a reshape of qkv(x) "
+           "straight into three parts mixes tokens with channels: first split the last axis, "
+           ".unflatten(-1, (3, h, -1)), then move axes with permute.")
+          for shape in ("n B h T d", "n B T h d", "B n h T d", "B h T n d", "B n T h d")),
         (not_moved_back, "the heads were joined without moving T back in front "
          "of h: rearrange (B h T d) to (B T h d) before flattening."),
         (lambda x, qkv, p, h: heads(x, qkv, p, h, pack="(h n d)"),
@@ -308,8 +347,34 @@ def head_mistakes() -> Mistakes:
          "scaled by d, not by √d."),
         (lambda x, qkv, p, h: heads(x, qkv, p, h, scale=lambda d, h: 1.0),
          "the scores are not scaled by √d."),
+        (lambda x, qkv, p, h: heads(x, qkv, p, h, scale=lambda d, h: 1 / math.sqrt(d)),
+         "the scores are multiplied by √d: divide."),
+        (lambda x, qkv, p, h: heads(x, qkv, p, h, scale=lambda d, h: math.sqrt(x.shape[1])),
+         "scaled by √T, the number of tokens; use √d, the size of a query."),
+        (lambda x, qkv, p, h: heads(
+            x, qkv, p, h, scale=lambda d, h: 1, change=lambda w, d: w / math.sqrt(d)),
+         "the scale comes after the softmax, so rows no longer sum to 1: divide the scores by √d, "
+         "and then take the softmax."),
+        (lambda x, qkv, p, h: heads(x, qkv, p, h, axis=None), "the softmax is missing."),
         (lambda x, qkv, p, h: heads(x, qkv, p, h, axis=-2),
-         "the softmax runs over the wrong axis: rows must sum to 1."),
+         "the softmax runs over the wrong axis, the queries, so columns sum to 1 and not rows: "
+         "row t is what token t reads, dim=-1."),
+        (lambda x, qkv, p, h: heads(x, qkv, p, h, axis=-3),
+         "the softmax runs over the wrong axis, the heads: it runs over the tokens that are read, "
+         "dim=-1."),
+        (lambda x, qkv, p, h: heads(x, qkv, p, h, axis=0),
+         "the softmax runs over the wrong axis, the images: it runs over the tokens that are read, "
+         "dim=-1."),
+        (lambda x, qkv, p, h: heads(x, qkv, p, h, change=lambda w, d: w.mT),
+         "the weights are transposed before they meet v."),
+        (lambda x, qkv, p, h: heads(x, lambda y: y @ qkv.weight.mT, p, h),
+         "the bias of qkv is not used."),
+        (lambda x, qkv, p, h: heads(x, qkv, lambda y: y @ p.weight.mT, h),
+         "the bias of the projection is not used."),
+        (lambda x, qkv, p, h: heads(x, qkv, p, h, order=(0, 1, 1)),
+         "k is read; what a token hands over is its value, v."),
+        (lambda x, qkv, p, h: heads(x, qkv, p, h, order=(0, 0, 2)),
+         "the queries are compared with themselves, not with the keys."),
         (lambda x, qkv, projection, h: heads(x, qkv, nn.Identity(), h),
          "the output projection is missing: without it the heads are never mixed."),
         (lambda x, qkv, projection, h: heads(x, qkv, projection, 1),

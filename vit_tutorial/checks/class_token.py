@@ -66,6 +66,12 @@ def check_tokens(implementation: Callable[[Tensor, Tensor, Tensor], Tensor]) -> 
             [joined(x, token)[:1], joined(x, token.new_zeros(token.shape))[1:]]) + places,
          "only the first image has its class token: expand it to every image of "
          "the batch."),
+        (lambda x, token, places: torch.cat([joined(x, token)[:, :1], x[:, 1:]], 1)
+         + places[:, :-1], "the class token took the first patch's place; it stands in front of "
+         "all N patches, so there are N + 1 tokens."),
+        (lambda x, token, places: joined(x, token) + 2 * places, "the positions are added twice."),
+        (lambda x, token, places: joined(x, token + places[:, :1]), "only the class token has a "
+         "position; each patch has one, too."),
         (lambda x, token, places: joined(x, token) * places,
          "positions are added to the tokens, not multiplied with them."),
         (lambda x, token, places: torch.cat(
@@ -103,6 +109,7 @@ def check_patch_mean(implementation: Callable[[Tensor, bool], Tensor]) -> bool:
          "by T."),
         (lambda z, has: z[:, int(has) :].sum(dim=1), "this is the sum: divide "
          "by N."),
+        (lambda z, has: z[:, int(has) :].amax(dim=1), "this is the maximum; take the mean."),
         (lambda z, has: z[:, 0] if has else z.mean(dim=1),
          "this is the class token itself; take the mean of the others."),
         (lambda z, has: reference(z, not has), "the two cases are swapped."),
@@ -151,6 +158,19 @@ def check_registers(implementation: Callable[[Tensor, Tensor, Tensor, Tensor], T
          "the registers got the class token's position; they have no place in "
          "the image, so no position."),
         (lambda x, c, r, p: joined(x, c) + p, "the registers are missing."),
+        (lambda x, c, r, p: joined(x, c, r)
+         + torch.cat([p, 0 * p], 1)[:, : p.shape[1] + r.shape[1]],
+         "the positions were added to the first N + 1 tokens, registers among them: add them to "
+         "class token and patches, then put the registers in between."),
+        (lambda x, c, r, p: joined(x, c, r)
+         + torch.cat([0 * p, p], 1)[:, -p.shape[1] - r.shape[1] :],
+         "the positions were added to the last N + 1 tokens: a register got the class token's, and "
+         "the class token none."),
+        (lambda x, c, r, p: joined(x + p[:, 1:], c + p[:, :1], r + p[:, 1 : 1 + r.shape[1]]),
+         "the registers got positions of patches; they have no place in the image, so no "
+         "position."),
+        (lambda x, c, r, p: torch.cat([joined(x + p[:, 1:], r), (c + p[:, :1]).expand(
+            len(x), -1, -1)], 1), "the class token comes last; it is token 0."),
         (lambda x, c, r, p: joined(x + p[:, 1:], c + p[:, :1], 0 * r),
          "the registers are zero: use the vectors that are given, they are "
          "learned."),

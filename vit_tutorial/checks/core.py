@@ -108,11 +108,13 @@ def compare(
     mistakes: Mistakes,
     slips: Slips = (),
     gradients: bool = True,
+    last: Callable[[], None] = lambda: None,
 ) -> bool:
     """True if values (and gradients) are right on every trial, False if nothing came back.
 
     Results are tensors, numbers, or tuples of these; None in a mistake's tuple fits anything. The
-    hint of a mistake is given only if its values are the reader's on every trial.
+    hint of a mistake is given only if its values are the reader's on every trial. `last` may raise
+    CheckFailed for what values do not show.
     """
     with torch.set_grad_enabled(gradients):
         runs, error = attempts(implementation, trials)
@@ -133,6 +135,7 @@ def compare(
         judge_rest(implementation, runs, wanted)
         for got, right in zip(runs, wanted, strict=True):
             judge_gradients(implementation.__name__, got, right)
+    last()
     inputs = "1 input" if len(trials) == 1 else f"{len(trials)} inputs"
     compared = "value and every gradient" if wanted[0].gradients else "value"
     print(f"✓ {implementation.__name__} is right: {inputs}, every {compared} compared")
@@ -242,17 +245,18 @@ def judge_values(
 
 
 def is_this(mistake: Callable[..., Any], run: Run, key: tuple[int, int]) -> bool:
-    """Whether the result is what the mistake computes; not every mistake can run on every shape."""
-
-    @torch.no_grad()
-    def compute() -> Any:
-        try:
-            return mistake(*run.arguments)
-        except (RuntimeError, ValueError):
-            return NOTHING
-
-    value = once(compute, *key)
+    """Whether the result is what the mistake computes."""
+    value = once(partial(value_of, mistake, run), *key)
     return value is not NOTHING and agree(run.value, value)
+
+
+@torch.no_grad()
+def value_of(mistake: Callable[..., Any], run: Run) -> Any:
+    """What the mistake computes; NOTHING where it cannot run on these shapes."""
+    try:
+        return mistake(*run.arguments)
+    except (RuntimeError, ValueError):
+        return NOTHING
 
 
 NOTHING = object()
@@ -338,16 +342,62 @@ def difference(run: Run, expected: Any) -> str:
         part = difference(run._replace(value=got[i]), expected[i])
         return f"value {i + 1} of {len(expected)}: {part}"
     if not isinstance(expected, Tensor):
-        return f"expected {round(expected, 6):,}, got {float(got):,.10g}{where}."
+        return f"expected {', got '.join(written(expected, float(got)))}{where}."
     if got.shape != expected.shape:
-        return f"the result has shape {tuple(got.shape)}, expected {tuple(expected.shape)}{where}."
+        also = "; the numbers are the right ones" if same_numbers(got, expected) else ""
+        shapes = f"{tuple(got.shape)}, expected {tuple(expected.shape)}"
+        return f"the result has shape {shapes}{also}{where}."
     if not got.isfinite().all():
         return f"the result holds nan or inf{where}."
+    if how := relation(got.to(expected), expected):
+        return f"the shape is right but the values are not: {how}{where}."
     off = (got.to(expected) - expected).abs().max().item()
     advice = " Try it on a tensor small enough to work out by hand."
     by_hand = advice if any(isinstance(a, Tensor) for a in run.arguments) else ""
     return (f"the shape is right but the values are not; the largest difference is "
             f"{off:.3g}{where}.{by_hand}")  # fmt: skip
+
+
+def written(*numbers: float) -> list[str]:
+    """Numbers in as few digits as tell them apart."""
+    for digits in (7, 10, 17):
+        texts = [f"{int(x):,}" if whole(x) else f"{x:,.{digits}g}" for x in numbers]
+        if len(set(texts)) == len(numbers):
+            break
+    return texts
+
+
+def whole(x: float) -> bool:
+    """Whether it is a whole number that can be written out."""
+    return abs(x) < 1e15 and float(x).is_integer()
+
+
+def same_numbers(got: Tensor, expected: Tensor) -> bool:
+    """Whether both hold the same numbers, in whatever order; not for a few."""
+    if got.numel() != expected.numel() or got.numel() < 6 or not varied(expected):
+        return False
+    return agree(got.flatten().to(expected).sort()[0], expected.flatten().sort()[0])
+
+
+def varied(expected: Tensor) -> bool:
+    """Whether a tensor holds enough to compare: no whole numbers, and not one number only."""
+    return expected.is_floating_point() and expected.numel() > 1 and bool(expected.std() > 1e-6)
+
+
+def relation(got: Tensor, expected: Tensor) -> str:
+    """What all wrong values have in common, in words; empty where nothing is found."""
+    if not varied(expected):
+        return ""
+    factor = ((got * expected).sum() / expected.square().sum()).item()
+    if abs(factor) > 1e-3 and agree(got, factor * expected):
+        return ("each has the wrong sign" if abs(factor + 1) < 1e-4
+                else f"each is {factor:.4g} times what it should be")  # fmt: skip
+    shift = (got - expected).mean().item()
+    if agree(got, expected + shift):
+        return f"each is off by {shift:+.4g}"
+    if same_numbers(got, expected):
+        return "they are the right numbers in other places"
+    return ""
 
 
 def described(run: Run) -> str:
@@ -429,6 +479,8 @@ GENERAL: Slips = [
      "torch's functions."),
     (r"view size is not compatible", "after permute or transpose the numbers do "
      "not lie in that order in memory: use reshape."),
+    (r"don't multiply up to the size", "an axis is split into sizes whose product is another: are "
+     "they the ones that were given?"),
     (r"shape '.*' is invalid for input of size", "the new shape holds another "
      "number of numbers than the tensor: write down both products."),
     (r"mat1 and mat2 shapes|size mismatch|Expected size for first two dimensions",

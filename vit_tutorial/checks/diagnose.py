@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from typing import Any, NamedTuple
 
@@ -12,8 +12,10 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 PASSED, FAILED, NOT = "passed", "failed", "not applicable"
-NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
-BATCH_NORMS = nn.modules.batchnorm._BatchNorm
+# What keeps statistics of its own: instance norms too, and what comes from elsewhere as BatchNorm.
+STATISTICS = nn.modules.batchnorm._NormBase
+NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, STATISTICS)
+LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
 TOKENS = re.compile(r"cls|class_token|pos|register|mask_token", re.IGNORECASE)
 
 
@@ -37,8 +39,9 @@ def diagnose(
     """Run ten tests on an image classifier, print a table, and return the findings.
 
     `images` (B C H W) are as the model reads them, `labels` (B) their classes; 8 to 32 images are
-    enough. The model gives logits (B K), or an object with `.logits`. All work is done on copies:
-    the model keeps its weights, gradients and mode. With an optimizer its groups are looked at.
+    enough. The model gives logits (B K), (B 1) for two classes, or an object or dict with `logits`,
+    or a tuple that begins with them. All work is done on copies: the model keeps its weights,
+    gradients and mode. With an optimizer its groups are looked at.
     """
     case, findings = Case(model, images, labels, optimizer), []
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
@@ -48,7 +51,8 @@ def diagnose(
                 result, why = test(case)
             except Exception as error:  # what a broken model raises is a finding, not a crash
                 told = " ".join(str(error).split())
-                result, why = FAILED, f"{type(error).__name__}: {told[:90]}"
+                kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+                result, why = FAILED, f"{kind}{told[:90]}"
             findings.append(Finding(name, result, why))
     marks = {PASSED: "✓", FAILED: "✗", NOT: "–"}
     for name, result, why in findings:
@@ -63,11 +67,12 @@ class Case:
         self, model: nn.Module, images: Tensor, labels: Tensor, optimizer: Any = None
     ) -> None:
         self.model, self.optimizer = model, optimizer
-        self.images, self.labels = images[:32].detach(), labels[:32]
+        kind = next((p.dtype for p in model.parameters() if p.is_floating_point()), images.dtype)
+        self.images, self.labels = images[:32].detach().to(kind), labels[:32]
         self.fresh = deepcopy(model).eval()
         self.shaken, self.pixels = shaken(model).double().eval(), self.images.double()
         try:
-            self.logits()
+            self.shaken(self.pixels)
         except RuntimeError:  # a part that is no parameter of the model stayed in float32
             self.shaken, self.pixels = shaken(model).eval(), self.images
 
@@ -77,9 +82,31 @@ class Case:
 
 
 def logits_of(model: nn.Module, images: Tensor) -> Tensor:
-    """(B K), also from models that give an object with `.logits`."""
+    """(B K), also from models that give a tuple, a dict, or an object with `.logits`.
+
+    Raises ValueError if they are not finite.
+    """
     found = model(images)
-    return found if isinstance(found, Tensor) else found.logits
+    if not isinstance(found, Tensor):
+        logits = getattr(found, "logits", None)
+        if logits is None:
+            logits = found["logits"] if isinstance(found, Mapping) else found[0]
+        found = logits
+    if not found.isfinite().all():
+        raise ValueError("the logits hold nan or inf")
+    return found
+
+
+def loss_of(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy; one logit for two classes is that of class 1."""
+    if logits.shape[1] == 1:
+        return F.binary_cross_entropy_with_logits(logits[:, 0], labels.to(logits))
+    return F.cross_entropy(logits, labels)
+
+
+def classes(logits: Tensor) -> int:
+    """K; one logit tells two classes apart."""
+    return max(2, logits.shape[1])
 
 
 def shaken(model: nn.Module) -> nn.Module:
@@ -95,9 +122,15 @@ def shaken(model: nn.Module) -> nn.Module:
 
 
 def close(a: Tensor, b: Tensor) -> bool:
-    """Equal up to rounding."""
+    """Equal, up to rounding in float32, which some models do inside."""
     least = 1e-6 if a.dtype == torch.float64 else 1e-5
     return a.shape == b.shape and bool((a - b).abs().max() <= least * (1e-3 + b.abs().max()))
+
+
+def same(a: Tensor, b: Tensor) -> bool:
+    """Equal, up to rounding: a fresh deep network may tell images apart by a millionth only."""
+    least = 1e-12 if a.dtype == torch.float64 else 1e-6
+    return bool((a - b).abs().max() <= least * b.abs().max())
 
 
 # ---- attention
@@ -187,7 +220,7 @@ def places_matter(case: Case) -> tuple[str, str]:
     swapped[..., *middle], swapped[..., *other] = images[..., *other], images[..., *middle]
     if torch.equal(swapped, images):
         return NOT, "the swapped patches are equal in all images"
-    if close(case.logits(swapped), case.logits()):
+    if same(case.logits(swapped), case.logits()):
         return FAILED, "patches at other places, the same logits: where are the positions?"
     return PASSED, f"patches of {P} x {P} were swapped"
 
@@ -195,13 +228,20 @@ def places_matter(case: Case) -> tuple[str, str]:
 def image_is_read(case: Case) -> tuple[str, str]:
     images = case.pixels.clone().requires_grad_()
     logits = case.logits(images)
-    if close(logits, logits[:1].expand_as(logits)):
+    if same(logits, logits[:1].expand_as(logits)):
         return FAILED, "all images get the same logits"
-    (pull,) = torch.autograd.grad(logits.square().sum(), images)
+    pull = None
+    if logits.requires_grad:
+        pull = torch.autograd.grad(logits.square().sum(), images, allow_unused=True)[0]
+    if pull is None:  # as in front of features that are computed without gradients
+        return PASSED, "other images get other logits; no gradient goes back to the pixels"
     seen = pull.abs().sum(dim=(0, 1)) > 0
     blind = int((~seen.any(dim=0)).sum()), int((~seen.any(dim=1)).sum())
+    told = f"{blind[0]} columns and {blind[1]} rows of pixels"
+    if any(blind) and patch_size(case.model) is None and max(blind) <= max(images.shape[2:]) / 8:
+        return PASSED, f"but {told} at the edge are never read: strides that do not divide the size"
     if any(blind):
-        return FAILED, f"{blind[0]} columns and {blind[1]} rows of pixels are never read"
+        return FAILED, f"{told} are never read"
     return PASSED, "every row and column of pixels is read"
 
 
@@ -212,18 +252,37 @@ def gradient_reaches(case: Case) -> tuple[str, str]:
     model, images = case.shaken.eval(), case.pixels
     model.zero_grad()
     logits = logits_of(model, images)
-    F.cross_entropy(logits, case.labels).backward()
+    learning = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+    if not learning:
+        return FAILED, "no parameter can learn: requires_grad is False for all"
+    if not logits.requires_grad:
+        return FAILED, "the logits carry no gradient: argmax, detach or no_grad on the way?"
+    logits.backward(torch.randn_like(logits))
     known = {id(p) for p in model.parameters()}
     strangers = sum(id(leaf) not in known for leaf in leaves(logits))
     if strangers:
         return FAILED, (f"{strangers} tensors learn, but are no parameters of the model: a plain "
                         "list of layers, or one made in forward?")  # fmt: skip
-    learning = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-    silent = [n for n, p in learning if (p.grad is None or not p.grad.any()) and not
-              re.search(r"(key|k_proj)\.bias$", n)]  # fmt: skip
-    if silent:  # (a key's bias adds the same to every score of a row, so it never has a gradient)
-        return FAILED, f"none at {', '.join(silent[:3])}" + (" ..." if len(silent) > 3 else "")
+    silent = {n for n, p in learning if p.grad is None or not p.grad.any()}
+    silent -= {n for n in silent if "mask_token" in n}  # for training on masked images alone
+    # A key's bias adds the same to every score of a row, so it never has a gradient.
+    silent = {n for n in silent if not n.endswith(".bias") or f"{n[:-4]}weight" in silent}
+    if silent:  # some parts work in training mode alone, as a second head does
+        everything = [t for t in parts_of(model.train()(images)) if t.requires_grad]
+        torch.autograd.backward(everything, [torch.randn_like(t) for t in everything])
+        silent = {n for n, p in learning if n in silent and (p.grad is None or not p.grad.any())}
+    if silent:
+        named = [n for n, _ in learning if n in silent]
+        return FAILED, f"none at {', '.join(named[:3])}" + (" ..." if len(named) > 3 else "")
     return PASSED, f"at all {len(learning)} tensors"
+
+
+def parts_of(found: Any) -> list[Tensor]:
+    """The tensors in what a model gives back."""
+    if isinstance(found, Tensor):
+        return [found]
+    parts = found.values() if isinstance(found, Mapping) else found
+    return [part for part in parts if isinstance(part, Tensor)]
 
 
 def leaves(result: Tensor) -> Iterator[Tensor]:
@@ -241,14 +300,18 @@ def leaves(result: Tensor) -> Iterator[Tensor]:
 
 def one_batch_is_learned(case: Case, steps: int = 60) -> tuple[str, str]:
     images, labels = case.images[:8], case.labels[:8]
-    floor = 0.25 * math.log(max(2, int(case.logits().shape[1])))
-    best = math.inf
-    for rate in (1e-3, 3e-3):
+    if not any(p.requires_grad for p in case.model.parameters()) or not case.logits().requires_grad:
+        return NOT, "nothing can learn, as said above"
+    floor, best = 0.25 * math.log(classes(case.logits())), math.inf
+    for rate in (1e-3, 3e-3, 2e-4):
         model = deepcopy(case.model).train()
+        for module in model.modules():  # dropout is there to make this hard
+            if isinstance(module, nn.modules.dropout._DropoutNd):
+                module.p = 0.0
         learning = [p for p in model.parameters() if p.requires_grad]
         optimizer = torch.optim.Adam(learning, rate)
         for step in range(steps):
-            loss = F.cross_entropy(logits_of(model, images), labels)
+            loss = loss_of(logits_of(model, images), labels)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -261,7 +324,7 @@ def one_batch_is_learned(case: Case, steps: int = 60) -> tuple[str, str]:
 def first_loss(case: Case) -> tuple[str, str]:
     with torch.no_grad():
         logits = logits_of(case.fresh, case.images)
-    loss, K = F.cross_entropy(logits, case.labels).item(), logits.shape[1]
+    loss, K = loss_of(logits, case.labels).item(), classes(logits)
     linear = [m for m in case.model.modules() if isinstance(m, nn.Linear)]
     zero = bool(linear) and not linear[-1].weight.any()
     told = f"{loss:.2f}, ln {K} = {math.log(K):.2f}"
@@ -282,16 +345,19 @@ def modes_agree(case: Case) -> tuple[str, str]:
         if not close(*calm):
             return FAILED, "eval mode is random: the same images get other logits each time"
         lively = logits_of(model.train(), images)
+        again = logits_of(model, images)
     rates = [getattr(m, "p", getattr(m, "drop_prob", 0)) for m in model.modules()
-             if "drop" in type(m).__name__.lower()]  # fmt: skip
+             if re.search("drop|stochasticdepth", type(m).__name__.lower())]  # fmt: skip
     dropping = any(rate for rate in rates if isinstance(rate, float | int))
-    if any(isinstance(m, BATCH_NORMS) for m in model.modules()):
+    if any(isinstance(m, STATISTICS) and m.track_running_stats for m in model.modules()):
         return NOT, "BatchNorm: training uses the batch's own statistics"
-    if dropping and close(lively, calm[0]):
+    if dropping and same(lively, calm[0]) and same(again, calm[0]):
         return FAILED, "there is dropout, but training mode changes nothing: is it ever called?"
-    if not dropping and not close(lively, calm[0]):
+    if dropping or not close(lively, again):  # dropout may be a function instead of a module
+        return PASSED, "they differ by dropout alone"
+    if not close(lively, calm[0]):
         return FAILED, "there is no dropout, and still training mode gives other logits"
-    return PASSED, "they differ by dropout alone" if dropping else "no dropout, the same logits"
+    return PASSED, "no dropout, the same logits"
 
 
 def decay_is_where_it_belongs(case: Case) -> tuple[str, str]:
@@ -312,20 +378,36 @@ def decay_is_where_it_belongs(case: Case) -> tuple[str, str]:
             FAILED,
             "Adam adds the decay to the gradient (coupled L2): AdamW takes it off weights",
         )
-    norms = {id(p) for m in case.model.modules() if isinstance(m, NORMS) for p in m.parameters()}
+    modules = list(case.model.modules())
+    norms = {id(p) for m in modules if isinstance(m, NORMS) for p in m.parameters()}
+    matrices = {id(m.weight) for m in modules if isinstance(m, LAYERS)}
+    tokens = [n for n, p in named.items() if TOKENS.search(n) and id(p) not in matrices]
     wrong = [n for n, p in named.items() if decays.get(id(p)) and (
-        p.ndim < 2 or id(p) in norms or TOKENS.search(n))]  # fmt: skip
+        p.ndim < 2 or id(p) in norms or n in tokens)]  # fmt: skip
+    if wrong and not tokens:
+        return PASSED, f"on {len(wrong)} biases and norms too, as recipes without tokens often do"
     if wrong:
         return FAILED, f"{len(wrong)} biases, norms, tokens or positions, as {', '.join(wrong[:2])}"
     return PASSED, f"on {sum(map(bool, decays.values()))} matrices"
 
 
 def no_softmax_at_the_end(case: Case) -> tuple[str, str]:
+    outputs: list[Tensor] = []
+    hooks = [m.register_forward_hook(lambda m, given, out: outputs.append(out))
+             for m in case.shaken.modules() if isinstance(m, nn.Linear)]  # fmt: skip
     logits = case.logits()
+    for hook in hooks:
+        hook.remove()
     if bool((logits >= 0).all()) and close(logits.sum(dim=1), torch.ones_like(logits[:, 0])):
         return FAILED, "the rows sum to 1: these are probabilities, the loss has its own softmax"
-    if close(logits.logsumexp(dim=1).exp(), torch.ones_like(logits[:, 0])):
-        return FAILED, "these are logarithms of probabilities, the loss has its own softmax"
+    for f in (torch.sigmoid, torch.tanh, F.relu, F.gelu):
+        if outputs and close(logits, f(outputs[-1])) and not close(logits, outputs[-1]):
+            return FAILED, f"a {f.__name__} stands behind the last layer: the loss takes the logits"
+    if logits.shape[1] > 1 and close(logits.logsumexp(dim=1).exp(), torch.ones_like(logits[:, 0])):
+        return (
+            PASSED,
+            "logarithms of probabilities: for cross_entropy the same, for nll_loss needed",
+        )
     return PASSED, f"logits from {logits.min():.2f} to {logits.max():.2f}"
 
 

@@ -7,11 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vit_tutorial.checks.attention import Part
 from vit_tutorial.checks.core import CheckFailed, Mistakes, Slips, compare, exercise
 from vit_tutorial.encoder import Encoder, EncoderBlock
 from vit_tutorial.model import VisionTransformer, ViTConfig
-
-Part = Callable[[Tensor], Tensor]
 
 
 @exercise

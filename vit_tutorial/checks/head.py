@@ -15,6 +15,13 @@ from vit_tutorial.embedding import Embedding
 from vit_tutorial.encoder import EncoderBlock
 from vit_tutorial.model import VisionTransformer, ViTConfig
 
+JOINED: Slips = [
+    (r"must match except in dimension [02]", "tokens are joined along axis 1, (B T D): "
+     "torch.cat([...], dim=1)."),
+    (r"Sizes of tensors must match", "the class token is one for the whole batch: expand it to "
+     "(B 1 D) before it is joined."),
+]  # fmt: skip
+
 
 @exercise
 def check_forward(implementation: Callable[[Tensor, VisionTransformer], Tensor]) -> bool:
@@ -23,8 +30,7 @@ def check_forward(implementation: Callable[[Tensor, VisionTransformer], Tensor])
     The model's head reads the class token; dropout is off.
     """
     slips: Slips = [
-        (r"Sizes of tensors must match", "the class token is one for the whole "
-         "batch: expand it to (B 1 D) before it is joined."),
+        *JOINED,
         (r"must match the size|broadcast", "there are N + 1 positions: join the "
          "class token first, then add them."),
     ]  # fmt: skip
@@ -119,6 +125,8 @@ def forward_mistakes() -> Mistakes:
         (lambda x, m: whole(x, m).log_softmax(dim=-1),
          "these are logarithms of probabilities: return the logits, the loss "
          "does the rest."),
+        (lambda x, m: whole(x, m).sigmoid(), "a sigmoid is applied: return the logits, the loss "
+         "does the rest."),
         (lambda x, m: whole(x, m).argmax(dim=-1), "this is the predicted class: "
          "return all K logits."),
         (lambda x, m: late(x, m, first=1), no_place),
@@ -137,9 +145,9 @@ def forward_mistakes() -> Mistakes:
         (lambda x, m: m.features(x), "these are the features y: the head is "
          "missing."),
         (lambda x, m: m.head(m.encoder.norm(m.embedding(x))[:, 0]),
-         "the blocks are missing."),
+         "the blocks are missing, or what they give back is not kept: z = block(z)."),
         (lambda x, m: m.head(m.encoder.norm(m.encoder.blocks[0](m.embedding(x)))[:, 0]),
-         "only one block ran: loop over all of model.encoder.blocks."),
+         "only one block ran: loop over all of encoder.blocks. (Is a return inside the loop?)"),
         (lambda x, m: whole(x, m, lambda z: m.encoder.norm(z)[:, 0]),
          "the last norm is applied twice: model.encoder has it inside already."),
     ]  # fmt: skip

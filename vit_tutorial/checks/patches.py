@@ -39,6 +39,16 @@ def check_patchify(implementation: Callable[[Tensor, int], Tensor]) -> bool:
         B, C, H, W = images.shape
         return images.reshape(B, (H // P) * (W // P), C * P * P)
 
+    def grid_swapped(images: Tensor, P: int, axes: tuple[int, ...] = (0, 2, 4, 1, 3, 5)) -> Tensor:
+        B, C, H, W = images.shape  # W // P rows and H // P columns
+        cut = images.reshape(B, C, W // P, P, H // P, P)
+        return cut.permute(axes).reshape(B, -1, C * P * P)
+
+    def out_of_turn(images: Tensor, P: int) -> Tensor:
+        B, C, H, W = images.shape
+        cut = images.reshape(B, C, H // P, P, W // P, P).permute(0, 2, 3, 1, 4, 5)
+        return cut.reshape(B, -1, C * P * P)
+
     def swapped(images: Tensor, P: int) -> Tensor:
         B, C, H, W = images.shape
         folded = images.unfold(2, P, P).unfold(3, P, P)  # (B C rows cols P P)
@@ -55,6 +65,15 @@ def check_patchify(implementation: Callable[[Tensor, int], Tensor]) -> bool:
          "flattened into the projection."),
         (cut("B (r c) (C j i)"), "inside a patch rows and columns are swapped: "
          "every patch is transposed."),
+        (cut("B (c r) (C j i)"), "the image is transposed: patches come column by column, and so "
+         "do the pixels inside each. H comes before W."),
+        (out_of_turn, "after the first reshape the axes are B, C, rows, Ph, cols, Pw, and permute "
+         "takes Ph before cols. N is rows and cols, a patch is C, Ph and Pw: (0, 2, 4, 1, 3, 5)."),
+        (grid_swapped, "the grid's rows and columns are swapped: it has H/P rows and W/P columns, "
+         "and images are (B C H W)."),
+        (lambda images, P: rearrange(images, "B C (i r) (j c) -> B (r c) (C i j)", i=P, j=P),
+         "each patch takes pixels from all over the image, every "
+         "(H/P)-th: within H the grid comes first, (rows Ph), within W (cols Pw)."),
         (cut("B (r c) C (i j)"), "each patch still has its channels apart: "
          "flatten C, Ph and Pw into one axis."),
         (cut("B r c (C i j)"), "the grid is still two axes: flatten rows and "
@@ -95,6 +114,11 @@ def check_unpatchify(implementation: Callable[[Tensor, int, int], Tensor]) -> bo
         (lambda x, P, rows: unpatchify(x, P, x.shape[1] // rows),
          "`rows` was taken for the number of columns; there are N / rows "
          "columns."),
+        (lambda x, P, rows: unpatchify(x, P, round(x.shape[1] ** 0.5)), "the grid was taken to be "
+         "square: it has `rows` rows, and N / rows columns."),
+        (put("(c r) (C j i)"), "the image is transposed: rows of the grid go with H."),
+        (put("(r c) (C i j)", "B C (c i) (r j)"), "height and width are swapped: rows of the grid "
+         "go with H, columns with W."),
         (put("(r c) (C i j)", "B C (i r) (j c)"), "pixels of all patches take "
          "turns: within a row of the image the grid's axis comes first, (rows "
          "Ph)."),
@@ -159,6 +183,9 @@ def check_channels_last(implementation: Callable[[Tensor, int], Tensor]) -> bool
         (cut("(c r) (C i j)"), "patches come column by column; reading order "
          "goes along a row of the grid first."),
         (cut("(r c) (C j i)"), "every patch is transposed."),
+        (lambda x, P: rearrange(x, "B (i r) (j c) C -> B (r c) (C i j)", i=P, j=P),
+         "each patch takes pixels from all over the image, every "
+         "(H/P)-th: within H the grid comes first, (rows Ph), within W (cols Pw)."),
         (lambda x, P: x.reshape(len(x), -1, x.shape[3] * P * P), RESHAPED),
         (mixed, "reshaped to (B C H W), the colors mix: a reshape never moves "
          "an axis."),

@@ -36,7 +36,7 @@ def check_sincos(implementation: Table) -> bool:
         (table(transposed=True), "the patches go down the columns; reading "
          "order goes along a row first, so x changes fastest."),
         (table(order=(2, 3, 0, 1), transposed=True), "the patches go down the "
-         "columns, and x and y are swapped."),
+         "columns, and x and y are swapped: are rows and cols mixed up?"),
         (table(order=(1, 0, 3, 2)), "cosine stands before sine: the order is "
          "sin x, cos x, sin y, cos y."),
         (table(order=(0, 2, 1, 3)), "your quarters are sin x, sin y, cos x, cos "
@@ -57,6 +57,19 @@ def check_sincos(implementation: Table) -> bool:
          "places were scaled to 0..1; a step to the next patch is 1."),
         (table(move=lambda place, n: 2 * math.pi * place),
          "there is no 2π in it: the angle is place times frequency."),
+        (lambda rows, cols, D: right(max(rows, cols), max(rows, cols), D)[: rows * cols],
+         "the grid was taken to be square, and cut off: it has rows and cols."),
+        (table(order=(1, 0, 2, 3)), "cosine stands before sine for x: the order is sin x, cos x, "
+         "sin y, cos y."),
+        (table(order=(0, 1, 3, 2)), "cosine stands before sine for y: the order is sin x, cos x, "
+         "sin y, cos y."),
+        (table(order=(0, 1, 0, 1)), "both halves tell x: the second half is that of the row, y."),
+        (table(order=(2, 3, 2, 3)), "both halves tell y: the first half is that of the column, x."),
+        (table(order=(0, 2, 0, 2)), "there are sines only: each place has a cosine too."),
+        (table(order=(0, 3, 2, 1)), "sines and cosines of x and y are mixed: sin x, cos x, sin y, "
+         "cos y."),
+        (lambda rows, cols, D: 0.02 * right(rows, cols, D), "the table is scaled by 0.02; sine and "
+         "cosine stay as they are."),
         *((mistake, one_number) for mistake in in_one_dimension()),
         (lambda rows, cols, D: right(rows, cols, D)[None],
          "drop the leading axis: the result is (N D)."),
@@ -76,9 +89,9 @@ def check_sincos(implementation: Table) -> bool:
 def check_dot(implementation: Callable[[int, int, int], float]) -> bool:
     """Check `my_dot(dx, dy, D) -> float`: positions dx columns and dy rows apart, multiplied."""
 
-    def waves_of(D: int, divisor: int | None = None) -> Tensor:
+    def waves_of(D: int, divisor: float | int | None = None, base: float = 1e4) -> Tensor:
         n = D // 4
-        return 10000 ** (-torch.arange(n, dtype=torch.float64) / (divisor or n - 1))
+        return base ** (-torch.arange(n, dtype=torch.float64) / (divisor or n - 1))
 
     def reference(dx: int, dy: int, D: int) -> float:
         w = waves_of(D)
@@ -88,6 +101,13 @@ def check_dot(implementation: Callable[[int, int, int], float]) -> bool:
         return lambda dx, dy, D: float(combine(waves_of(D) * dx, waves_of(D) * dy))
 
     mistakes: Mistakes = [
+        (lambda *a: reference(*a) / (a[2] / 4), "this is a mean over the frequencies: a dot "
+         "product is a sum."),
+        (lambda *a: reference(*a) * 2, "this is twice the product: sine and cosine of a frequency "
+         "give one cosine together, so there are D/4 of them for x, and as many for y."),
+        (lambda *a: reference(*a) / a[2] ** 0.5, "this is divided by √D: the product itself is "
+         "asked for."),
+        (lambda *a: -reference(*a), "the sign is turned round."),
         (lambda *a: reference(*a) / (a[2] / 2), "this is the cosine of the "
          "angle between them; the product is D/2 times that."),
         (rule(lambda x, y: x.cos().sum()), "only the columns count so far: add "
@@ -96,6 +116,12 @@ def check_dot(implementation: Callable[[int, int, int], float]) -> bool:
          "cosines of the columns."),
         (rule(lambda x, y: (x.cos() * y.cos()).sum()),
          "the halves of x and y are added in a dot product, not multiplied."),
+        (rule(lambda x, y: (x.sin() + y.sin()).sum()), "sines are added; sin a sin b + cos a cos b "
+         "is cos(a - b)."),
+        (rule(lambda x, y: (x - y).cos().sum()), "add the two cosines; the difference of the two "
+         "angles says nothing."),
+        (rule(lambda x, y: (x.square() + y.square()).sqrt().cos().sum()), "the distance along the "
+         "diagonal does not count: add a cosine for the columns and one for the rows."),
         (rule(lambda x, y: (x + y).cos().sum()), "add the two cosines, not the "
          "two angles."),
         (rule(lambda x, y: (x.sin() + x.cos() + y.sin() + y.cos()).sum()),
@@ -103,10 +129,17 @@ def check_dot(implementation: Callable[[int, int, int], float]) -> bool:
         (lambda dx, dy, D: float((waves_of(2 * D, D // 2 - 1) * dx).cos().sum()
                                  + (waves_of(2 * D, D // 2 - 1) * dy).cos().sum()),
          "there are D/4 frequencies for each of x and y, not D/2."),
-        (lambda dx, dy, D: float((waves_of(D, D // 4) * dx).cos().sum()
-                                 + (waves_of(D, D // 4) * dy).cos().sum()),
-         "the exponents do not end at 1: frequency i of n = D/4 is 10000 ** (-i "
-         "/ (n - 1))."),
+        *((lambda dx, dy, D, of_n=of_n: float(
+            (waves_of(D, of_n(D // 4)) * dx).cos().sum()
+            + (waves_of(D, of_n(D // 4)) * dy).cos().sum()),
+           "the exponents do not end at 1: frequency i of n = D/4 is 10000 ** (-i / (n - 1)).")
+          for of_n in DIVISORS),
+        *((lambda dx, dy, D, base=base: float(
+            (waves_of(D, base=base) * dx).cos().sum() + (waves_of(D, base=base) * dy).cos().sum()),
+           f"the frequencies end at 1/{base:.4g}; they go down to 1/10000.")
+          for base in (1000.0, 100.0, 100000.0)),
+        (lambda dx, dy, D: float((waves_of(64) * dx).cos().sum() + (waves_of(64) * dy).cos().sum()),
+         "the frequencies are those of D = 64 whatever D is: there are D/4 of them."),
     ]  # fmt: skip
     steps = [(0, 0), (1, 0), (1, 1), (3, 0), (3, 3), (-2, 1)]
     trials = [(dx, dy, 64) for dx, dy in steps] + [(1, 2, 32), (0, 4, 24)]
@@ -133,6 +166,17 @@ def check_two_tables(implementation: Callable[[Tensor, Tensor], Tensor]) -> bool
         (lambda c, r: torch.cat([c.repeat(len(r), 1), r.repeat(len(c), 1)], dim=1),
          "the row's half changes with every patch; along a row of the grid it "
          "stays the same."),
+        (lambda c, r: torch.cat([c.repeat_interleave(len(r), 0), r.repeat_interleave(len(c), 0)],
+                                dim=1),
+         "the column's half stays the same along a row of the grid; it changes with every patch: "
+         "repeat, not repeat_interleave."),
+        (lambda c, r: lay(r, c), "the patches go down the columns, and the halves are swapped: are "
+         "the two tables mixed up? The columns' comes first."),
+        (lambda c, r: lay(c.flip(0), r), "the columns are counted from the right."),
+        (lambda c, r: lay(c, r).mT, "the result is transposed: one row for each patch, (N D)."),
+        (lambda c, r: lay(c, r)[None], "drop the leading axis: the result is (N D)."),
+        (lambda c, r: torch.cat([c, r]), "the tables stand one above the other; every pair of a "
+         "column and a row is a patch, N in all."),
         (lambda c, r: lay(c, r).view(len(r), len(c), -1),
          "flatten rows and columns into one axis: the result is (N D)."),
         (lambda c, r: (c[None] + r[:, None]).flatten(0, 1),
@@ -154,10 +198,12 @@ def check_relative(implementation: Callable[[Tensor, int, int], Tensor]) -> bool
     Row t, column s holds the number for the step from patch t to patch s.
     """
 
-    def look_up(row: Callable[..., Any], col: Callable[..., Any]) -> Callable[..., Tensor]:
+    def look_up(
+        row: Callable[..., Any], col: Callable[..., Any], down: bool = False
+    ) -> Callable[..., Tensor]:
         def bias(steps: Tensor, rows: int, cols: int) -> Tensor:
             y, x = torch.meshgrid(torch.arange(rows), torch.arange(cols), indexing="ij")
-            y, x = y.flatten(), x.flatten()
+            y, x = (place.T.flatten() if down else place.flatten() for place in (y, x))
             dy, dx = y[None, :] - y[:, None], x[None, :] - x[:, None]
             return steps[row(dy, rows), col(dx, cols)]
 
@@ -174,6 +220,16 @@ def check_relative(implementation: Callable[[Tensor, int, int], Tensor]) -> bool
         (look_up(lambda dy, rows: dy, lambda dx, cols: dx),
          "the step 0 stands in the middle of the table: add rows - 1 and cols - "
          "1, or negative steps count from the end."),
+        (look_up(lambda dy, rows: dy.abs(), lambda dx, cols: dx.abs()),
+         "steps to the left and to the right have numbers of their own: no absolute value; the "
+         "step 0 stands in the middle of the table, at rows - 1 and cols - 1."),
+        (look_up(lambda dy, rows: 0 * dy + rows - 1, lambda dx, cols: dx + cols - 1),
+         "only the columns count: the rows' step chooses the row of the table."),
+        (look_up(lambda dy, rows: dy + rows - 1, lambda dx, cols: 0 * dx + cols - 1),
+         "only the rows count: the columns' step chooses the column of the table."),
+        (look_up(lambda dy, rows: dy + rows - 1, lambda dx, cols: dx + cols - 1, down=True),
+         "the patches are counted down the columns; reading order goes along a row of "
+         "the grid first: the row is t // cols, the column t % cols."),
         (look_up(lambda dy, rows: dy.abs() + rows - 1, lambda dx, cols: dx.abs() + cols - 1),
          "steps to the left and to the right have numbers of their own: no "
          "absolute value."),
@@ -208,6 +264,18 @@ def check_resample_positions(
     def rest(**how: Any) -> Callable[[Tensor, Grid, Grid], Tensor]:
         return lambda p, old, new: torch.cat([p[:, :1], stretch(p[:, 1:], old, new, **how)], dim=1)
 
+    def in_a_line(p: Tensor, size: int, mode: str) -> Tensor:
+        return F.interpolate(p.mT, size=size, mode=mode).mT
+
+    def turned(p: Tensor, old: Grid, new: Grid) -> Tensor:
+        images = p[:, 1:].unflatten(1, old).permute(0, 3, 2, 1)  # (1 D cols rows)
+        grid = F.interpolate(images, size=new, mode="bicubic", antialias=True)
+        return torch.cat([p[:, :1], grid.flatten(2).mT], dim=1)
+
+    def not_moved_back(p: Tensor, old: Grid, new: Grid) -> Tensor:
+        grid = stretch(p[:, 1:], old, new).mT
+        return torch.cat([p[:, :1], grid.reshape(1, -1, p.shape[2])], dim=1)
+
     def untransposed(p: Tensor, old: Grid, new: Grid) -> Tensor:
         images = p[:, 1:].reshape(1, -1, *old)  # right shape, but D and N are mixed
         grid = F.interpolate(images, size=new, mode="bicubic", antialias=True)
@@ -225,7 +293,27 @@ def check_resample_positions(
          "the grid shrinks."),
         (rest(mode="bilinear"), "this is bilinear; the authors' positions are "
          'resampled bicubic here: mode="bicubic".'),
+        (rest(mode="bilinear", antialias=False), "this is bilinear, without antialias: "
+         'mode="bicubic", antialias=True.'),
+        (rest(mode="bilinear", antialias=False, align_corners=True), "this is bilinear, with "
+         'align_corners: mode="bicubic", antialias=True, and nothing else.'),
+        (rest(mode="area", antialias=False), 'this is a mean over areas: mode="bicubic".'),
         (rest(mode="nearest", antialias=False), 'this is nearest: mode="bicubic".'),
+        *((lambda p, old, new, mode=mode: torch.cat(
+            [p[:, :1], in_a_line(p[:, 1:], new[0] * new[1], mode)], dim=1), "the positions were "
+           "resampled as one line; they lie in a grid, (1 D rows cols), in two directions.")
+          for mode in ("linear", "nearest")),
+        *((lambda p, old, new, mode=mode: in_a_line(p, 1 + new[0] * new[1], mode), "the positions "
+           "were resampled as one line, the class token's among them: take that off first, and lay "
+           "the others out as a grid.") for mode in ("linear", "nearest")),
+        (not_moved_back, "on the way back a reshape mixes tokens with their numbers: flatten the "
+         "grid, then move D to the end."),
+        (turned, "the old grid was laid out as (cols, rows): D comes in front, and the rows stay "
+         "before the columns."),
+        (lambda p, old, new: rest()(torch.cat([p.mean(1, keepdim=True), p[:, 1:]], 1), old, new),
+         "the class token got the mean of the positions; it keeps its own."),
+        (lambda p, old, new: torch.cat([0 * p[:, :1], stretch(p[:, 1:], old, new)], dim=1),
+         "the class token's position is zero; it stays as it is."),
         (rest(align_corners=True), "align_corners=True shifts the grid: leave "
          "it out."),
         (rest(align_corners=True, antialias=False), "align_corners=True shifts "

@@ -38,6 +38,10 @@ def check_projection(
     def not_moved(x: Tensor, weight: Tensor, bias: Tensor, P: int) -> Tensor:
         return as_maps(x, weight, bias, P).reshape(len(x), -1, len(weight))
 
+    def strided(x: Tensor, weight: Tensor, bias: Tensor, P: int) -> Tensor:
+        patches = rearrange(x, "B C (i r) (j c) -> B (r c) (C i j)", i=P, j=P)
+        return patches @ weight.mT + bias
+
     def untransposed(x: Tensor, weight: Tensor, bias: Tensor, P: int) -> Tensor:
         square = weight.shape[0] == weight.shape[1]  # elsewhere the product does not exist
         return project(x, weight.mT if square else weight, bias, P)
@@ -61,6 +65,12 @@ def check_projection(
          "every patch is transposed."),
         (cut("(c r) (C i j)"), "patches come column by column; reading order "
          "goes along a row of the grid first."),
+        (cut("(c r) (C j i)"), "the image is transposed: H comes before W."),
+        (strided, "each patch takes pixels from all over the image, every "
+         "(H/P)-th: within H the grid comes first, (rows Ph), within W (cols Pw)."),
+        (lambda x, weight, bias, P: project(x, weight, 2 * bias, P), "the bias is added twice."),
+        (lambda x, weight, bias, P: project(x, weight, bias, P).relu(), "an activation stands "
+         "behind it; the projection is linear."),
         (lambda x, weight, bias, P: project(x, weight / weight.shape[1], bias, P),
          "the products are averaged: a token's number is their sum."),
         (lambda x, weight, bias, P: project(x, weight / weight.shape[1] ** 0.5, bias, P),
@@ -165,6 +175,28 @@ def check_fold(implementation: Callable[..., tuple[Tensor, Tensor]]) -> bool:
          "the mean off every pixel takes (W / std) @ mean off the result."),
         (fold(lambda w, b, m, s: (w / s, b + w / s @ m)),
          "the mean goes off the bias, not on."),
+        (fold(lambda w, b, m, s: (w / m, b - w / m @ s)), "mean and std are swapped: the mean is "
+         "taken off first, then std divides."),
+        (fold(lambda w, b, m, s: (w / s**2, b - w / s**2 @ m)), "std divides twice; it is no "
+         "variance."),
+        (fold(lambda w, b, m, s: (w / s**0.5, b - w / s**0.5 @ m)), "the root of std divides; std "
+         "is no variance, so it divides as it is."),
+        (fold(lambda w, b, m, s: (w / s, b - w * s @ m)), "in the bias std multiplies; it divides "
+         "there too: (W / std) @ mean."),
+        (fold(lambda w, b, m, s: ((w - m) / s, b)), "the mean is taken off the weights; it is "
+         "taken off pixels, so what changes is the bias: it loses (W / std) @ mean."),
+        (fold(lambda w, b, m, s: (w * s, b + w @ m)), "this undoes a normalisation: what is given "
+         "back works on pixels as they are. Divide by std, and take (W / std) @ mean off."),
+        (fold(lambda w, b, m, s: (w / s, b - m.sum() / s.sum())), "the mean goes through the "
+         "weights: the bias loses (W / std) @ mean."),
+        (fold(lambda w, b, m, s: (w / s, b - (w / s @ m).mean())), "the same shift is taken off "
+         "every output: each loses its own, (W / std) @ mean, without a mean."),
+        (lambda w, b, m, s: (
+            (w.view(len(w), -1, len(m)) / s).flatten(1),
+            b - (w.view(len(w), -1, len(m)) / s * m).sum(dim=(1, 2))), alternating),
+        (lambda w, b, m, s: fold(right)(
+            w.view(len(w), len(m), -1).mT.flatten(1), b, m, s), "the weights were put into another "
+         "order, channels last; leave each where it is."),
         (fold(lambda w, b, m, s: (w * s, b - w * s @ m)),
          "divide the weight by std, do not multiply."),
         (fold(lambda w, b, m, s: (w / s, b - w @ m)),

@@ -59,12 +59,10 @@ def check_average(implementation: Callable[[Tensor, Tensor, float], Tensor]) -> 
     """Check `my_average(average, weights, keep) -> the new average`; CheckFailed has a hint."""
     mistakes: Mistakes = [
         (lambda a, w, keep: keep * w + (1 - keep) * a, "`keep` is the share of the average that "
-         "stays; here it is the share of the new weights."),
+         "stays; here it is the share of the new weights, which count (1 - keep)."),
         (lambda a, w, keep: (a + w) / 2, "`keep` is not used: this is a plain mean of the two."),
         (lambda a, w, keep: keep * a + w, "the two shares have to sum to 1: the weights count "
          "(1 - keep)."),
-        (lambda a, w, keep: a + keep * (w - a), "the average moves by the share `keep` towards "
-         "the weights; it has to keep that share and move by (1 - keep)."),
         (lambda a, w, keep: keep * a, "the new weights are missing."),
     ]  # fmt: skip
     generator = torch.Generator().manual_seed(0)

@@ -1,7 +1,7 @@
 """Chapter 08: one step, the loop, the schedule, what is decayed, and an honest accuracy."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial, wraps
 from typing import Any
@@ -18,9 +18,9 @@ from vit_tutorial.checks.core import (
     exercise,
     learning,
 )
-from vit_tutorial.data import Data, Split, batches, random_affine
+from vit_tutorial.data import Data, Split, random_affine
 from vit_tutorial.model import VisionTransformer, ViTConfig
-from vit_tutorial.train import TrainConfig, parameter_groups, schedule, set_rate, train
+from vit_tutorial.train import TrainConfig, evaluate, parameter_groups, schedule, train
 
 CASES = (ViTConfig((8, 8), 4, 1, 3, 1, 8, 16, 2, dropout=0.2),
          ViTConfig((8, 12), 4, 2, 3, 2, 8, 16, 2, pool="mean", representation_size=6))  # fmt: skip
@@ -47,7 +47,7 @@ def check_train_step(implementation: Callable[..., float]) -> bool:
         @learning
         @wraps(rule)
         def steps(config: ViTConfig, kind: str) -> Any:
-            model = model_of(config).eval()  # without dropout
+            model = model_of(replace(config, dropout=0.0))  # so that the mode does not matter
             optimizer: torch.optim.Optimizer
             if kind == "SGD":
                 optimizer = torch.optim.SGD(model.parameters(), 0.3)
@@ -69,13 +69,15 @@ def check_train_step(implementation: Callable[..., float]) -> bool:
     def step(
         model: nn.Module, images: Tensor, labels: Tensor, optimizer: torch.optim.Optimizer,
         loss_of: Callable[..., Tensor] = F.cross_entropy, zero: bool = True, move: bool = True,
-        late: bool = False, sign: float = 1.0, told: float = 1.0,
+        late: bool = False, sign: float = 1.0, told: float = 1.0, moves: int = 1, clip: float = 0.0,
     ) -> float:  # fmt: skip
         loss = sign * loss_of(model(images), labels)
         if zero:
             optimizer.zero_grad()
         loss.backward()
-        if move:
+        if clip:
+            nn.utils.clip_grad_norm_(model.parameters(), clip)
+        for _ in range(moves if move else 0):
             optimizer.step()
         if late:
             return loss_of(model(images), labels).item()
@@ -100,6 +102,16 @@ def check_train_step(implementation: Callable[..., float]) -> bool:
          "nll_loss waits for log-probabilities: use F.cross_entropy on the "
          "logits."),
         (wrong(sign=-1.0), "the sign is turned round: this climbs."),
+        (wrong(moves=2), "optimizer.step() runs twice for one backward()."),
+        *((wrong(clip=most), "the gradients are clipped here; in this step they are taken as they "
+           "are. (Clipping belongs to the loop.)") for most in (1.0, 0.5, 0.1)),
+        (wrong(loss_of=lambda x, y: F.mse_loss(x, F.one_hot(y, x.shape[1]).float())),
+         "this is the squared error: use F.cross_entropy on the logits."),
+        (wrong(loss_of=lambda x, y: F.cross_entropy(x.sigmoid(), y)),
+         "a sigmoid comes before the cross-entropy, which has a softmax of its own: give it the "
+         "logits."),
+        (wrong(loss_of=lambda x, y: F.cross_entropy(x, y, label_smoothing=0.1)),
+         "labels are smoothed by 0.1; here the loss takes them as they are."),
         (wrong(told=4.0), "the loss is multiplied with the batch size; give "
          "back the mean."),
     ]  # fmt: skip
@@ -152,6 +164,11 @@ def check_training_loop(implementation: Callable[..., Iterable[float]]) -> bool:
             got = rule(model, small_data(), config, torch.Generator().manual_seed(1))
             if got is None:
                 return None
+            if not isinstance(got, Iterable) or (isinstance(got, Tensor) and got.ndim == 0):
+                raise CheckFailed(
+                    f"{rule.__name__} should give back a list, one loss for each epoch, not one "
+                    "number."
+                )
             found = [as_loss(rule.__name__, loss) for loss in got]
             if len(found) != config.epochs:
                 raise CheckFailed(
@@ -168,45 +185,154 @@ def check_training_loop(implementation: Callable[..., Iterable[float]]) -> bool:
     def wrong(**how: Any) -> Callable[[TrainConfig], Any]:
         return history(partial_named(loop, **how))
 
-    halved = "the loss of an epoch is the mean over its steps, each of which counts the same."
+    def up_to_the_end(step: int, steps: int, each: int, c: TrainConfig) -> float:
+        return schedule(min((step + 0.5) / steps, 1.0), c.warmup)
+
+    middle = "The middle of a step is (step + 0.5) / steps."
+    mean_of = "the loss of an epoch is the mean over its steps, each of which counts the same."
+    anew = "the schedule starts anew in every epoch: count the steps over all epochs."
     mistakes: Mistakes = [
         (wrong(rate=lambda step, steps, each, c: 1.0),
          "the learning rate stays at its peak: set it before every step, "
          "config.learning_rate * schedule(progress, config.warmup)."),
         (wrong(rate=lambda step, steps, each, c: schedule(step / steps, c.warmup)),
-         "progress is taken at the start of a step, so the first learns "
-         "nothing: the middle is (step + 0.5) / steps."),
+         "progress is taken at the start of a step, so the first learns nothing. " + middle),
         (wrong(rate=lambda step, steps, each, c: schedule((step + 1) / steps, c.warmup)),
-         "progress is taken at the end of a step, so the last learns nothing: "
-         "the middle is (step + 0.5) / steps."),
+         "progress is taken at the end of a step, so the last learns nothing. " + middle),
+        (wrong(rate=lambda step, steps, each, c: schedule(min((step + 1.5) / steps, 1.0), c.warmup)),
+         "the rate is one step ahead: set it before the step, and count the step after it. "
+         + middle),
+        (wrong(rate=lambda step, steps, each, c: 1e-3 / c.learning_rate),
+         "the rate is AdamW's own of 0.001 all the time: set it before every step, "
+         "config.learning_rate * schedule(progress, config.warmup)."),
+        (wrong(rate=lambda step, steps, each, c: schedule((step + 0.5) / steps, c.warmup)
+               if step else 1.0),
+         "the first step runs at the peak: set the rate before every step, the first one too."),
+        (wrong(rate=lambda step, steps, each, c: schedule((step - 0.5) / steps, c.warmup)
+               if step else 1.0),
+         "the rate is set after the step, so the first step runs at the peak and each later one at "
+         "the rate of the step before: set it before optimizer.step()."),
+        (wrong(rate=lambda step, steps, each, c: schedule(step / (steps - 1), c.warmup)),
+         "progress is step / (steps - 1), so the first and the last step learn nothing. " + middle),
         (wrong(rate=lambda step, steps, each, c: schedule((step % each + 0.5) / steps, c.warmup)),
-         "the schedule starts anew in every epoch: count the steps over all "
-         "epochs."),
+         anew),
         (wrong(rate=lambda step, steps, each, c: schedule((step % each + 0.5) / each, c.warmup)),
-         "the schedule starts anew in every epoch: it runs once over all epochs."),
+         anew),
         (wrong(rate=lambda step, steps, each, c: schedule((step // each) / c.epochs, c.warmup)),
          "the rate changes only once an epoch: set it before every step."),
-        (wrong(clip=False), "the gradients are not clipped: "
+        (wrong(rate=lambda step, steps, each, c: schedule(
+            (step // each + 0.5) / c.epochs, c.warmup)),
+         "the rate changes only once an epoch: set it before every step."),
+        (wrong(rate=lambda step, steps, each, c: schedule((step // each + 0.5) / steps, c.warmup)),
+         "the rate moves on by one step in a whole epoch: the scheduler steps after every batch."),
+        (wrong(rate=lambda step, steps, each, c: schedule(0.5 / steps, c.warmup)),
+         "the rate stays where it starts: does the scheduler ever step?"),
+        (wrong(rate=lambda step, steps, each, c: schedule((step + 0.5) / steps, 0.0)),
+         "there is no warm-up: give schedule config.warmup as well."),
+        (wrong(rate=lambda step, steps, each, c: schedule((step + 0.5) / steps, c.warmup)
+               / c.learning_rate),
+         "the rate is the factor alone: multiply it by config.learning_rate."),
+        (wrong(group=0), "the rate is set in the first group only: the others keep the rate they "
+         "were made with. Set it in every group of optimizer.param_groups."),
+        (wrong(group=0, first="optimizer's own"), "the rate is set in the first group only, and "
+         "the others keep the optimizer's own of 0.001: set it in every group of "
+         "optimizer.param_groups."),
+        (wrong(group=1), "the rate is set in the last group only: set it in every group of "
+         "optimizer.param_groups."),
+        (wrong(compound=True), "the rate is multiplied by the factor again and again: it is "
+         "config.learning_rate times the factor, and not the rate of the step before."),
+        (wrong(clip=None), "the gradients are not clipped: "
          "nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clip) "
          "between backward() and step()."),
+        (wrong(clip="value"), "each number of the gradient is clipped; it is the norm of all of "
+         "them together, nn.utils.clip_grad_norm_."),
+        (wrong(clip="each"), "the gradient of each tensor is clipped by itself; it is the norm of "
+         "all of them together: one call with model.parameters()."),
+        (wrong(clip=1.0), "the gradients are clipped to a norm of 1, not to config.gradient_clip."),
         (wrong(zero=False), "the gradients of earlier steps are still there: "
          "optimizer.zero_grad() before backward()."),
         (wrong(groups=False), "everything is decayed: give AdamW "
          "parameter_groups(model, config.weight_decay)."),
         (wrong(optimizer=torch.optim.Adam), "Adam adds the decay to the "
          "gradient (coupled L2); AdamW takes it off the weights."),
+        (wrong(optimizer=torch.optim.Adam, groups=False), "Adam adds the decay to the gradient "
+         "(coupled L2), and everything is decayed: use AdamW with parameter_groups."),
+        (wrong(optimizer=torch.optim.SGD), "this is SGD: use AdamW."),
         (wrong(decay=0.0), "nothing is decayed: config.weight_decay belongs to "
-         "the matrices."),
-        (wrong(mode=False), "model.train() is missing, so dropout is off: call "
+         "the matrices. AdamW with parameter_groups(model, config.weight_decay) does that."),
+        (wrong(decay=0.01, groups=False), "everything is decayed, by AdamW's own 0.01: give it "
+         "parameter_groups(model, config.weight_decay)."),
+        (wrong(mode="never"), "model.train() is missing, so dropout is off: call "
          "it before every epoch."),
-        (wrong(augment=False), "the images are not augmented: give batches "
-         "random_affine with config.augment as its strength."),
-        (wrong(full=True), "augmentation has strength 1, not config.augment."),
-        (wrong(average=lambda losses: losses[-1]), "this is the last step's loss: " + halved),
-        (wrong(average=sum), "this is the sum over the steps: " + halved),
-        (wrong(average=lambda losses: losses[0]), "this is the first step's loss: " + halved),
-        (wrong(softmax=True), "a softmax comes before the cross-entropy, which "
-         "has its own."),
+        (wrong(mode="once"), "model.train() runs only once, and what measures the model at the end "
+         "of an epoch leaves it in eval mode: call it before every epoch."),
+        (wrong(augment=0.0), "the images are not augmented: random_affine, with config.augment as "
+         "its strength, belongs between scaling to 0..1 and normalising (`batches` does both if it "
+         "is given as `augment`)."),
+        (wrong(augment="always"), "random_affine draws from the generator at strength 0 as well, "
+         "so all later draws are others: call it only if config.augment is not 0."),
+        (wrong(augment=1.0), "augmentation has strength 1, not config.augment."),
+        (wrong(prepare="augment late"), "the images are augmented after they are normalised: "
+         "what comes in from outside is 0, which is black only before. Augment pixels in 0..1."),
+        (wrong(prepare="bytes"), "the images are normalised as bytes, 0 to 255, but mean and std "
+         "are those of pixels in 0..1: divide by 255 first."),
+        (wrong(prepare="bytes", augment=0.0), "the images are normalised as bytes, 0 to 255, but "
+         "mean and std are those of pixels in 0..1: divide by 255 first. And they are not "
+         "augmented."),
+        (wrong(prepare="raw bytes"), "the model sees bytes, 0 to 255: divide by 255, take off the "
+         "mean, and divide by the standard deviation."),
+        (wrong(prepare="no mean"), "the images are not normalised: take data.train.mean off the "
+         "pixels and divide by data.train.std."),
+        (wrong(prepare="no std"), "the mean is taken off, but nothing is divided by "
+         "data.train.std."),
+        (wrong(prepare="variance"), "the pixels are divided by the variance: std as it is."),
+        (wrong(prepare="halves"), "the pixels are moved to -1..1; take data.train.mean off them "
+         "and divide by data.train.std."),
+        (wrong(prepare="twice"), "the images are normalised twice; `batches` does it already."),
+        (wrong(order="none"), "the images are not shuffled: a new order in every epoch, from the "
+         "generator (torch.randperm, or `batches` with the generator)."),
+        (wrong(order="none", keep=True, augment=0.0, counted=False), "the images are neither "
+         "shuffled nor augmented, and the last, smaller batch is not left out: give `batches` the "
+         "generator."),
+        (wrong(order="once"), "the images are shuffled once, and every epoch has the same order: "
+         "draw a new one in every epoch."),
+        (wrong(order="own seed"), "the order does not come from the generator that is given: "
+         "torch.randperm(M, generator=generator), so that a seed gives the same history."),
+        (wrong(order="labels stay"), "the images are shuffled and the labels are not: index both "
+         "by the same rows."),
+        (wrong(split="val"), "this trains on data.val, which is kept to choose by: data.train."),
+        (wrong(split="test"), "this trains on data.test, which is read once, at the end: "
+         "data.train."),
+        (wrong(keep=True), "the last, smaller batch is a step too; it is left out, so there are "
+         "len(data.train) // config.batch_size steps in an epoch."),
+        (wrong(keep=True, counted=False), "the last, smaller batch is a step too, and is not "
+         "counted for the rate; it is left out."),
+        *((wrong(keep=True, counted=False, average=average, rate=up_to_the_end),
+           "the last, smaller batch is a step too, and is not counted for the rate; it is left "
+           "out.") for average in ("mean", "images")),
+        (wrong(keep=True, average="images"), "the last, smaller batch is a step too, and its loss "
+         "counts by its images; it is left out."),
+        (wrong(average="all images"), "the sum over the steps is divided by all images, the "
+         "left-out ones too: " + mean_of),
+        (wrong(average="last"), "this is the last step's loss: " + mean_of),
+        (wrong(average="sum"), "this is the sum over the steps: " + mean_of),
+        (wrong(average="first"), "this is the first step's loss: " + mean_of),
+        (wrong(average="running"), "losses of earlier epochs are in the mean too: start an empty "
+         "list in every epoch."),
+        (wrong(average="per image"), "the sum over the steps is divided by the number of images: "
+         + mean_of),
+        (wrong(average="after"), "the loss is measured after the update: keep the one that was "
+         "differentiated."),
+        (wrong(average="validation"), "this is the validation loss: give back the mean of the "
+         "training losses."),
+        (wrong(loss=lambda x, y: F.cross_entropy(x, y, reduction="sum")),
+         "the loss is summed over the batch: F.cross_entropy takes the mean by itself."),
+        (wrong(loss=lambda x, y: F.cross_entropy(x, y, reduction="sum"), told="mean"),
+         "the loss that is differentiated is the sum over the batch: take its mean."),
+        (wrong(loss=lambda x, y: F.cross_entropy(x.softmax(dim=-1), y)),
+         "a softmax comes before the cross-entropy, which has its own."),
+        (wrong(loss=lambda x, y: F.cross_entropy(x, y, label_smoothing=0.1)),
+         "labels are smoothed by 0.1; here the loss takes them as they are."),
         (wrong(move=False), "the weights do not move: optimizer.step() is missing."),
         (wrong(anew=True), "the optimizer is made anew in every epoch and "
          "forgets what it has averaged: make it once."),
@@ -216,61 +342,143 @@ def check_training_loop(implementation: Callable[..., Iterable[float]]) -> bool:
          "under no_grad?"),
         (r"do not fill a batch", "batches(data.train, config.batch_size, "
          "generator, augment)."),
+        (r"Byte|unsigned char|uint8|not implemented for '", "the images are bytes: .float() / 255 "
+         "makes pixels in 0..1 of them."),
+        (r"The size of tensor a .* must match", "mean and std have one number for each channel: "
+         ".view(-1, 1, 1) lets them meet (B C H W)."),
+        (r"affine_grid|grid_sampler|Expected 4D|random_affine", "random_affine(pixels, generator, "
+         "strength) takes pixels (B C H W) in 0..1."),
+        (r"'(Split|Data)' object|'(Split|Data)'", "data.train has .images (bytes, (M C H W)), "
+         ".labels, .mean and .std."),
+        (r"index .* out of bounds", "an index goes beyond the images: rows of the order, "
+         "config.batch_size at a time."),
     ]  # fmt: skip
-    bold = TrainConfig(2, 8, 0.02, weight_decay=2.0, warmup=0.2, gradient_clip=0.4, augment=0.0)
-    trials = [(bold,), (replace(bold, augment=1.5, batch_size=6),)]
+    bold = TrainConfig(2, 8, 0.02, weight_decay=2.0, warmup=0.2, gradient_clip=99.0, augment=0.0)
+    other = replace(bold, augment=1.5, batch_size=6, gradient_clip=4.0)  # norms are 3 to 25
+    trials = [(bold,), (other,)]
     return compare(history(implementation), history(reference), trials, mistakes, slips)
 
 
 def small_data() -> Data:
-    """Twenty random images of 8 x 8 for training, four for validation."""
-    dice = torch.Generator().manual_seed(0)
-    images = torch.randint(256, (24, 1, 8, 8), generator=dice, dtype=torch.uint8)
-    labels = torch.randint(3, (24,), generator=dice)
-    parts = [
-        Split(images[rows], labels[rows], torch.tensor([0.5]), torch.tensor([0.3]))
-        for rows in (slice(20), slice(20, 24), slice(20, 24))
-    ]
+    """Random images of 8 x 8, each split with a mean of its own: 20, 10 and 12 of them."""
+    dice, parts = torch.Generator().manual_seed(0), []
+    for size in (20, 10, 12):
+        images = torch.randint(256, (size, 1, 8, 8), generator=dice, dtype=torch.uint8)
+        labels = torch.randint(3, (size,), generator=dice)
+        parts.append(Split(images, labels, torch.tensor([0.5]), torch.tensor([0.3])))
     return Data("random", parts[0], parts[1], parts[2], ["a", "b", "c"])
+
+
+def orders(kind: str, M: int, epochs: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """The order of the images in every epoch."""
+    if kind == "once":
+        yield from [torch.randperm(M, generator=generator)] * epochs
+    for _ in range(0 if kind == "once" else epochs):
+        if kind == "none":
+            yield torch.arange(M)
+        else:
+            yield torch.randperm(M, generator=None if kind == "own seed" else generator)
+
+
+def prepared(
+    split: Split, rows: Tensor, kind: str, augment: float | None, generator: torch.Generator
+) -> Tensor:
+    """Some images as the model reads them, or wrongly so."""
+    images = split.images[rows].float()
+    mean, std = (number.view(-1, 1, 1) for number in (split.mean, split.std))
+    pixels = images if "bytes" in kind else images / 255
+    if kind == "augment late" and augment:
+        return random_affine((pixels - mean) / std, generator, augment)
+    if augment is not None:
+        pixels = random_affine(pixels, generator, augment)
+    if kind in ("no mean", "raw bytes"):
+        return pixels
+    if kind == "no std":
+        return pixels - mean
+    if kind == "halves":
+        return (pixels - 0.5) / 0.5
+    std = std**2 if kind == "variance" else std
+    return (((pixels - mean) / std if kind == "twice" else pixels) - mean) / std
+
+
+def clipped(model: nn.Module, how: Any, most: float) -> None:
+    """Clip the gradients, or do it wrongly."""
+    if how == "value":
+        nn.utils.clip_grad_value_(model.parameters(), most)
+    elif how == "each":
+        for parameter in model.parameters():
+            nn.utils.clip_grad_norm_(parameter, most)
+    elif how is not None:
+        nn.utils.clip_grad_norm_(model.parameters(), most if how == "norm" else how)
+
+
+def averaged(kind: str, losses: list[float], every: list[float], M: int, batch: int) -> float:
+    """What is told of the losses of an epoch; `every` holds the earlier epochs' as well."""
+    sizes = [min(batch, M - batch * i) for i in range(len(losses))]
+    return {
+        "last": losses[-1], "first": losses[0], "sum": sum(losses),
+        "running": sum(every) / len(every),
+        "per image": sum(losses) / (batch * len(losses)),
+        "all images": sum(losses) * batch / M,
+        "images": sum(a * b for a, b in zip(losses, sizes, strict=True)) / M,
+    }.get(kind, sum(losses) / len(losses))  # fmt: skip
 
 
 def loop(
     model: nn.Module, data: Data, config: TrainConfig, generator: torch.Generator,
     rate: Any = lambda step, steps, each, c: schedule((step + 0.5) / steps, c.warmup),
-    clip: bool = True, zero: bool = True, groups: bool = True, move: bool = True,
-    optimizer: Any = torch.optim.AdamW, decay: float | None = None, mode: bool = True,
-    augment: bool = True, full: bool = False, softmax: bool = False, anew: bool = False,
-    average: Any = lambda losses: sum(losses) / len(losses),
+    group: int | None = None, first: Any = None, compound: bool = False, clip: Any = "norm",
+    zero: bool = True, groups: bool = True, move: bool = True, optimizer: Any = torch.optim.AdamW,
+    decay: float | None = None, mode: str = "every epoch", augment: Any = None,
+    prepare: str = "", order: str = "", split: str = "train", keep: bool = False,
+    loss: Any = F.cross_entropy, told: str = "", anew: bool = False, average: str = "mean",
+    counted: bool = True,
 ) -> list[float]:  # fmt: skip
     """The lesson's loop, or a wrong one, by what is given."""
     decay = config.weight_decay if decay is None else decay
     parts: Any = parameter_groups(model, decay)
     parts = parts if groups else [{"params": list(model.parameters()), "weight_decay": decay}]
-    optimize, step, history = optimizer(parts, lr=1.0), 0, []
-    change = partial(random_affine, strength=1.0 if full else config.augment)
-    each = len(data.train) // config.batch_size
-    augmented = full or (augment and config.augment > 0)
-    for _ in range(config.epochs):
-        optimize = optimizer(parts, lr=1.0) if anew else optimize
-        model.train(mode)
+    start = {"lr": config.learning_rate} if first is None else {}
+    optimize, step, history, every = optimizer(parts, **start), 0, [], []
+    images_of = getattr(data, split)
+    strength = config.augment if augment is None else augment  # None leaves images as they are
+    strength = config.augment if augment == "always" else strength or None
+    M, batch = len(images_of), config.batch_size
+    each = -(-M // batch) if keep else M // batch
+    count = each if counted else M // batch  # of the steps in an epoch, for the rate
+    if mode == "once":
+        model.train()
+    for rows_of_epoch in orders(order, M, config.epochs, generator):
+        optimize = optimizer(parts, **start) if anew else optimize
+        if mode == "every epoch":
+            model.train()
         losses = []
-        for images, labels in batches(
-            data.train, config.batch_size, generator, change if augmented else None
-        ):
-            factor = rate(step, config.epochs * each, each, config)
-            set_rate(optimize, config.learning_rate * factor)
-            logits = model(images)
-            loss = F.cross_entropy(logits.softmax(dim=-1) if softmax else logits, labels)
+        for rows in rows_of_epoch[: each * batch].split(batch):
+            factor = rate(step, config.epochs * count, count, config)
+            for part in optimize.param_groups if group is None else [optimize.param_groups[group]]:
+                part["lr"] = part["lr"] * factor if compound else config.learning_rate * factor
+            images = prepared(images_of, rows, prepare, strength, generator)
+            labels = images_of.labels[rows]
+            if order == "labels stay":
+                labels = images_of.labels[len(losses) * batch :][: len(rows)]
+            found = loss(model(images), labels)
             if zero:
                 optimize.zero_grad()
-            loss.backward()
-            if clip:
-                nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clip)
+            found.backward()
+            clipped(model, clip, config.gradient_clip)
             if move:
                 optimize.step()
-            losses.append(loss.item())
+            if average == "after":
+                found = loss(model(images), labels)
+            losses.append(found.item() / (len(rows) if told == "mean" else 1))
             step += 1
-        history.append(average(losses))
+        every += losses
+        if average == "validation":
+            history.append(evaluate(model, data.val).loss)
+        else:
+            history.append(averaged(average, losses, every, M, batch))
+        if mode == "once":
+            model.eval()
     return history
 
 
@@ -413,11 +621,23 @@ def check_accuracy(implementation: Callable[[nn.Module, Split, int], float]) -> 
     return compare(measured(implementation), reference, trials, mistakes)
 
 
+class Tables(nn.Module):
+    """A model in which two axes do not tell a matrix from a table, nor a name with "weight"."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.projection = nn.Linear(12, 8)
+        self.positions = nn.Embedding(5, 8)  # its weight is (T D)
+        self.registers = nn.Parameter(torch.zeros(2, 8))
+        self.norm = nn.LayerNorm((2, 8))  # its weight is (2 D)
+        self.head = nn.Linear(8, 3, bias=False)
+
+
 @exercise
 def check_parameter_groups(implementation: Callable[..., list[dict[str, Any]]]) -> bool:
     """Check `my_parameter_groups(model, weight_decay) -> list of dict` for an optimizer.
 
-    The weights of linear layers are decayed, and nothing else.
+    The weights of linear layers are decayed, and nothing else: no position, whatever its axes.
     """
 
     @wraps(implementation)
@@ -434,7 +654,8 @@ def check_parameter_groups(implementation: Callable[..., list[dict[str, Any]]]) 
             raise CheckFailed(f"{name}: {fault}")
         return 1
 
-    trials = [(model_of(config), decay) for config in CASES for decay in (0.05, 0.3)]
+    models = [model_of(CASES[0]), model_of(CASES[1]), Tables()]
+    trials = [(model, decay) for model in models for decay in (0.05, 0.3)]
     slips: Slips = [
         (r"unexpected keyword|takes .* positional", "it is called with the "
          "model and the decay."),
@@ -457,8 +678,17 @@ def fault_of(model: nn.Module, weight_decay: float, found: list[tuple[int, float
         if id(parameter) in matrices and decay != weight_decay:
             return f"{name} is decayed by {decay}, not by the given {weight_decay}."
         if id(parameter) not in matrices and decay != 0:
-            return (f"{name} is decayed; only weights of linear layers are. (The number of axes "
-                    "does not tell them: class token and positions have three.)")  # fmt: skip
+            return f"{name} is decayed; only weights of linear layers are.{why_not(parameter)}"
+    return ""
+
+
+def why_not(parameter: Tensor) -> str:
+    """What may have made a parameter look like the weight of a linear layer."""
+    if parameter.ndim == 3:
+        return " (Class token and positions have three axes: more than one is no reason to decay.)"
+    if parameter.ndim == 2:
+        return (" (A table of positions may have two axes, as a matrix has: go by the module, "
+                "isinstance(m, nn.Linear).)")  # fmt: skip
     return ""
 
 

@@ -69,12 +69,11 @@ def check_qkv(implementation: Callable[[Tensor, Tensor, Tensor], Tensor]) -> boo
 
     mistakes: Mistakes = [
         (lambda q, k, v: packed(q, k, v, lay=lambda w: w.flatten(1)),
-         "the kernels are not transposed: a linear weight is (outputs inputs)."),
+         "the kernels are not transposed: a linear weight is (outputs inputs). (A reshape moves "
+         "nothing: flatten (h d), then transpose.)"),
         (lambda q, k, v: packed(q, k, v, lay=lambda w: w.mT.flatten(1).T),
          "heads and their numbers are swapped: the outputs are (h d), head by "
          "head."),
-        (lambda q, k, v: packed(q, k, v, lay=lambda w: w.reshape(-1, w.shape[0])),
-         "a reshape moves nothing: flatten (h d), then transpose."),
         (lambda q, k, v: packed(k, q, v), "the key comes before the query."),
         (lambda q, k, v: packed(v, k, q), "the value comes first; the order is "
          "query, key, value."),
