@@ -26,7 +26,8 @@ def extension():
 
 
 def test_a_page_shows_the_picture_that_fits_its_mode_and_width(extension, tmp_path):
-    picture, others = b"light", {"wide-dark": b"dark", "phone-light": b"phone"}
+    picture, others = b"light", {"wide-dark": b"dark", "phone-light": b"small"}
+    others["phone-dark"] = b"small and dark"
     stored = {name: base64.b64encode(data).decode() for name, data in others.items()}
     data = {"image/png": base64.b64encode(picture).decode(), MIME: stored}
     notebook = {"cells": [{"outputs": [{"data": data}]}]}
@@ -43,6 +44,9 @@ def test_a_page_shows_the_picture_that_fits_its_mode_and_width(extension, tmp_pa
         assert f"../_images/{stem}-{name}.webp" in body
     assert body.count("<picture") == body.count("<source") == body.count('alt="a map"') == 2
     assert body.endswith('<img src="x.png"/>')
+    for mode in ("light", "dark"):
+        shown = body.split(f'class="page-{mode}"')[1].split("</picture>")[0]
+        assert f"{stem}-phone-{mode}.webp" in shown
 
 
 def test_a_tagged_figure_gets_its_widget_below_it(extension):

@@ -443,7 +443,7 @@ def test_the_words_of_a_diagram_lie_apart_and_on_the_page_of_a_desk_and_of_a_pho
     drawn = []
     monkeypatch.setattr(page, "stored", lambda figure, png: drawn.append(figure) or b"")
     DIAGRAMS[name]()
-    assert [figure.get_figwidth() for figure in drawn] == [6.6, 6.6, 3.58]
+    assert [figure.get_figwidth() for figure in drawn] == [6.6, 6.6, 3.58, 3.58]
     for figure in drawn:
         placed = extents(figure)
         assert crowded(placed) == []
@@ -465,14 +465,36 @@ def test_a_figure_for_the_page_has_a_picture_for_each_mode_and_width():
     figure = page.for_page(
         lambda figure, stacked: figure.text(0.5, 0.5, str(stacked)), (2, 1), (1, 2)
     )
-    bundle = figure._repr_mimebundle_()
+    bundle, metadata = figure._repr_mimebundle_()
     assert set(bundle) == {"image/png", page.MIME, "text/plain"}
-    assert set(bundle[page.MIME]) == {"phone-light", "wide-dark"}
-    sizes = {name: Image.open(io.BytesIO(data)) for name, data in figure.pictures.items()}
-    assert sizes["wide-light"].format == "PNG"
-    assert sizes["phone-light"].size == (120, 240)
-    corners = [sizes[name].convert("RGB").getpixel((0, 0)) for name in ("wide-light", "wide-dark")]
-    assert corners == [(255, 255, 255), (18, 18, 18)]
+    assert set(bundle[page.MIME]) == {"wide-dark", "phone-light", "phone-dark"}
+    assert metadata == {"image/png": {"width": 200}}  # CSS pixels
+    opened = {name: Image.open(io.BytesIO(data)) for name, data in figure.pictures.items()}
+    assert opened["wide-light"].format == "PNG"
+    assert opened["phone-dark"].size == (120, 240)
+    corners = {name: seen.convert("RGB").getpixel((0, 0)) for name, seen in opened.items()}
+    light, dark = (255, 255, 255), (18, 18, 18)
+    assert corners == {name: dark if "dark" in name else light for name in corners}
+
+
+def test_few_colours_keep_those_of_small_parts_and_of_amounts():
+    some = torch.rand(4, 6)
+
+    def draw(figure, stacked):
+        left, right = figure.subplots(1, 2)
+        plots.show_attention(left, DIGIT, WEIGHTS)
+        left.add_patch(plt.Rectangle((4, 4), 4, 4, fill=False, ec=palette.colour("value"), lw=2))
+        plots.show_attention(right, PHOTO, some, bar=False)
+
+    figure, full = plt.figure(figsize=(6.6, 2.4), layout="constrained"), io.BytesIO()
+    draw(figure, False)
+    figure.savefig(full, dpi=160)
+    few = Image.open(io.BytesIO(page.for_page(draw, (6.6, 2.4)).pictures["wide-light"]))
+    colours = few.convert("RGB").getcolors()
+    assert len(colours) <= 48
+    off = np.abs(np.asarray(few.convert("RGB"), int) - np.asarray(Image.open(full).convert("RGB")))
+    assert off.max() < 40  # of 255; where a photograph is shown
+    assert off[:, : off.shape[1] // 2].mean() < 3
 
 
 # ---- the map of the model

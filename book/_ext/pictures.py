@@ -7,8 +7,8 @@
        :alt: The whole model, from image to probabilities.
        ```
 
-2. A figure made by `vit_tutorial.figures.page.for_page` comes with its dark picture and with one
-   for a phone, which is light: the page shows the one that fits.
+2. A figure made by `vit_tutorial.figures.page.for_page` comes with its dark picture and with two
+   for a phone: the page shows the one that fits.
 """
 
 import json
@@ -86,10 +86,12 @@ def in_both_modes(img: str, others: dict[str, str]) -> str:
     The class is not the theme's `only-dark`, which hides the caption of a figure as well.
     """
     parts = []
+    stem = re.search(r'src="([^"]*)\.png"', img)[1]  # type: ignore[index]
     for mode in ("light", "dark"):
         shown = re.sub(r'\.png"', f'-wide-{mode}.webp"', img) if mode == "dark" else img
-        phone = re.search(r'src="([^"]*)\.png"', img)[1] + "-phone-light.webp"  # type: ignore[index]
-        source = f'<source media="{PHONE}" srcset="{phone}">' if "phone-light" in others else ""
+        phone, source = f"phone-{mode}", ""
+        if phone in others:
+            source = f'<source media="{PHONE}" srcset="{stem}-{phone}.webp">'
         lazy = shown.replace("<img ", '<img loading="lazy" ')
         parts.append(f'<picture class="page-{mode}">{source}{lazy}</picture>')
     return "".join(parts)
