@@ -435,7 +435,7 @@ def test_of_many_images_the_first_are_drawn_in_rows_and_it_is_said(
         assert said[-1] == f"what the class token reads{few}: {maps}"
         assert len(said) == 10
         with Image.open(maps) as picture:
-            assert picture.width > 2 * picture.height  # rows of six
+            assert picture.width > 2 * picture.height  # rows of four
 
 
 def test_a_model_without_head_names_no_classes(digit, tmp_path, capsys):
