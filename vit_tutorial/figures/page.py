@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from vit_tutorial.figures.palette import MODES, Number, paper
+from vit_tutorial.figures.palette import MODES, Number, paper, rgb
 
 MIME = "application/vnd.vit-tutorial.figure+json"
 Inches = tuple[Number, Number]
@@ -58,7 +59,11 @@ def stored(figure: Figure, png: bool) -> bytes:
     file, small = io.BytesIO(), io.BytesIO()
     figure.savefig(file, format="png", dpi=160 if png else 120)
     picture, choice = Image.open(file).convert("RGB"), Image.Quantize.MAXCOVERAGE
-    few = picture.quantize(48 if png else 32, choice, dither=Image.Dither.NONE)
+    few = picture.quantize(48 if png else 32, choice, kmeans=1, dither=Image.Dither.NONE)
+    colours = np.array(few.getpalette()).reshape(-1, 3)
+    ground = np.round(255 * rgb(figure.get_facecolor()[:3])).astype(int)
+    colours[np.abs(colours - ground).max(axis=1) < 4] = ground  # exactly the page's
+    few.putpalette(colours.flatten().tolist())
     if png:
         few.save(small, "PNG", optimize=True)
     else:

@@ -2,7 +2,7 @@
 
 import io
 from base64 import b64encode
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from math import ceil
 from typing import Any
@@ -73,7 +73,7 @@ def show_pairs(
     axes = figure.subplots(rows, 2 * columns, squeeze=False).reshape(-1, 2)
     for i, pair in enumerate(axes):
         if i < len(pixels):
-            bar = i == len(pixels) - 1
+            bar = i == columns - 1  # beside the first row
             show_both(pair, pixels[i], both[i], both.max().item(), bar, titles=i < columns)
         else:
             for ax in pair:
@@ -81,7 +81,7 @@ def show_pairs(
 
 
 def show_both(
-    axes: Sequence[Axes],
+    axes: Iterable[Axes],
     image: Float[Tensor, "C H W"],
     both: Float[Tensor, "2 rows cols"],
     scale: float,
@@ -91,7 +91,7 @@ def show_both(
     """The last block and rollout of one image on one scale; the second may have the bar."""
     words = ("last block, mean", "rollout")
     for ax, weights, word in zip(axes, both, words, strict=True):
-        plots.show_attention(ax, image, weights, scale, bar=bar and ax is axes[-1])
+        plots.show_attention(ax, image, weights, scale, bar=bar and word == words[-1])
         ax.set_title(word if titles else "")
 
 
