@@ -16,7 +16,7 @@ from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch
 from matplotlib.text import Text
 from PIL import Image
 
-from vit_tutorial.figures import diagrams, inside, page, palette, plots
+from vit_tutorial.figures import diagrams, inside, page, palette, plots, sheets
 from vit_tutorial.figures.model_map import LIT, draw_map, inches, model_map, svg_map, where_we_are
 
 DIGIT = torch.zeros(1, 28, 28)
@@ -501,6 +501,29 @@ def test_few_colours_keep_those_of_small_parts_and_of_amounts():
     for name, data in pictures.items():
         _, commonest = max(Image.open(io.BytesIO(data)).convert("RGB").getcolors())
         assert commonest == ((18, 18, 18) if "dark" in name else (255, 255, 255))
+
+
+def panels(draw):
+    """The map of each panel that a whole picture has, and its scale."""
+    figure = plt.figure(figsize=(9, 9), layout="constrained")
+    draw(figure)
+    shown = [image for ax in figure.axes for image in ax.images if image.get_array().ndim == 2]
+    maps = [torch.tensor(image.get_array()) for image in shown if image.get_array().shape == (7, 7)]
+    return maps, [image.get_clim() for image in shown if image.get_array().shape == (7, 7)]
+
+
+@pytest.mark.parametrize("B", [1, 3])
+def test_the_sheet_of_maps_has_rollout_and_of_one_image_every_head_on_one_scale(monkeypatch, B):
+    drawn = []
+    monkeypatch.setattr(sheets, "content", lambda draw, *rest: drawn.append(draw) or b"")
+    maps, rollout = torch.rand(B, 2, 3, 7, 7), torch.rand(B, 7, 7) / 2
+    sheets.maps_picture(torch.rand(B, 1, 28, 28), maps, rollout)
+    shown, scales = panels(drawn[0])
+    both = torch.stack([maps[:, -1].mean(dim=1), rollout], dim=1)
+    expected = [both.flatten(0, 1)] + ([maps[0].flatten(0, 1)] if B == 1 else [])
+    torch.testing.assert_close(torch.stack(shown), torch.cat(expected))
+    tops = [x.max().item() for x in expected for _ in x]
+    np.testing.assert_allclose(scales, [(0, top) for top in tops], rtol=1e-6)
 
 
 # ---- the map of the model
