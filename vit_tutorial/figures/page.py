@@ -17,6 +17,7 @@ from PIL import Image
 from vit_tutorial.figures.palette import MODES, Number, paper, rgb
 
 MIME = "application/vnd.vit-tutorial.figure+json"
+PHOTO = 16_384
 Inches = tuple[Number, Number]
 
 
@@ -55,10 +56,16 @@ def for_page(
 
 
 def stored(figure: Figure, png: bool) -> bytes:
-    """In few colours, chosen so that small parts keep theirs: a notebook holds up to 1 MB."""
+    """In few colours, chosen so that small parts keep theirs: a notebook holds up to 1 MB.
+
+    A photograph in detail, with more than PHOTO colours, keeps all of them.
+    """
     file, small = io.BytesIO(), io.BytesIO()
     figure.savefig(file, format="png", dpi=160 if png else 120)
     picture, choice = Image.open(file).convert("RGB"), Image.Quantize.MAXCOVERAGE
+    if picture.getcolors(PHOTO) is None:
+        picture.save(small, "PNG" if png else "WEBP", optimize=png, quality=85)
+        return small.getvalue()
     few = picture.quantize(48 if png else 32, choice, kmeans=1, dither=Image.Dither.NONE)
     colours = np.array(few.getpalette()).reshape(-1, 3)
     ground = np.round(255 * rgb(figure.get_facecolor()[:3])).astype(int)

@@ -95,7 +95,7 @@ def token_row(
             ax.text(27 + 54 * i, 22, "· · ·", ha="center", va="center", color=colour("quiet"))
         else:
             piece = "class_token" if first else name
-            box(ax, 27 + 54 * i, 22, 46, 30, piece, str(label), solid=first)
+            box(ax, 27 + 54 * i, 22, 52 if first else 46, 30, piece, str(label), solid=first)
     end = 54 * len(labels)
     line(ax, (4, 44), (4, 50), (end - 4, 50), (end - 4, 44), head=False)
     ax.text(end / 2, 60, shape, ha="center", va="center", color=colour("ink"))
