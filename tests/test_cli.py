@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from vit_tutorial import __main__ as cli
-from vit_tutorial import from_checkpoint, train
+from vit_tutorial import from_checkpoint, load_pretrained, train
 from vit_tutorial.data import load
 from vit_tutorial.lab.folders import load as load_any
 from vit_tutorial.lab.recipes import PRESETS
@@ -402,6 +402,17 @@ def test_maps_are_drawn_if_asked(digit, tmp_path, capsys):
         assert len(picture.convert("L").getcolors()) > 10
 
 
+def test_what_is_drawn_is_the_class_tokens_row_of_each_head_and_of_the_rollout():
+    model, images = load_pretrained("mnist"), torch.rand(2, 1, 28, 28)
+    maps, rollout = cli.read_maps(model, images)
+    whole = model.attention_maps(images)
+    torch.testing.assert_close(maps[1, 4, 3].flatten(), whole[1, 4, 3, 0, 1:])
+    by_hand = torch.eye(50)
+    for block in range(6):
+        by_hand = (whole[1, block].mean(dim=0) + torch.eye(50)) / 2 @ by_hand
+    torch.testing.assert_close(rollout[1].flatten(), by_hand[0, 1:])
+
+
 def test_a_picture_takes_the_place_of_no_image_that_is_asked_about(digit, tmp_path, capsys):
     before = digit.read_bytes()
     (tmp_path / "link.png").symlink_to(digit)
@@ -435,7 +446,7 @@ def test_of_many_images_the_first_are_drawn_in_rows_and_it_is_said(
         assert said[-1] == f"what the class token reads{few}: {maps}"
         assert len(said) == 10
         with Image.open(maps) as picture:
-            assert picture.width > 2 * picture.height  # rows of six
+            assert picture.width > 2 * picture.height  # rows of four
 
 
 def test_a_model_without_head_names_no_classes(digit, tmp_path, capsys):

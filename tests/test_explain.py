@@ -94,3 +94,33 @@ def test_the_last_stage_of_the_class_token_is_the_models_answer(model, images):
     assert stages.shape == (2, 3, 5)
     assert_close(stages[:, -1], model(images))
     assert_close(stages[0, 0], stages[1, 0])  # before the first block it has seen no image
+
+
+def test_captums_saliency_is_ours(model, images):
+    attr = pytest.importorskip("captum.attr", reason="captum is not installed")
+    wanted = images.clone().requires_grad_()
+    theirs = attr.Saliency(model).attribute(wanted, target=LABELS)
+    assert_close(gradient_saliency(model, images, LABELS), patchify(theirs.detach(), 2).sum(dim=-1))
+
+
+def test_grad_cam_runs_on_our_model_and_gives_its_formula(model, images):
+    library = pytest.importorskip("pytorch_grad_cam", reason="grad-cam is not installed")
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+    def as_grid(tokens):
+        return tokens[:, 1:].unflatten(1, (2, 3)).permute(0, 3, 1, 2)
+
+    layer, kept = model.encoder.blocks[-1].norm1, []
+    goals = [ClassifierOutputTarget(label) for label in LABELS.tolist()]
+    with library.GradCAM(model, [layer], reshape_transform=as_grid) as cam:
+        theirs = torch.tensor(cam(images, goals))
+    layer.register_forward_hook(lambda layer, x, y: kept.append(y))
+    (gradient,) = torch.autograd.grad(model(images).gather(1, LABELS[:, None]).sum(), kept[0])
+    shown, slopes = as_grid(kept[0].detach()), as_grid(gradient)
+    ours = (slopes.mean(dim=(2, 3), keepdim=True) * shown).sum(dim=1, keepdim=True).clamp(min=0)
+    for _ in range(2):  # scaled, smoothed to pixels, scaled again
+        ours = ours - ours.amin(dim=(2, 3), keepdim=True)
+        ours = ours / (1e-7 + ours.amax(dim=(2, 3), keepdim=True))
+        ours = torch.nn.functional.interpolate(ours, (4, 6), mode="bilinear")
+    assert theirs.std() > 0.1
+    assert_close(theirs, ours[:, 0].to(theirs), rtol=1e-3, atol=1e-3)

@@ -16,7 +16,7 @@ from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch
 from matplotlib.text import Text
 from PIL import Image
 
-from vit_tutorial.figures import diagrams, inside, page, palette, plots
+from vit_tutorial.figures import diagrams, inside, page, palette, plots, sheets
 from vit_tutorial.figures.model_map import LIT, draw_map, inches, model_map, svg_map, where_we_are
 
 DIGIT = torch.zeros(1, 28, 28)
@@ -443,7 +443,7 @@ def test_the_words_of_a_diagram_lie_apart_and_on_the_page_of_a_desk_and_of_a_pho
     drawn = []
     monkeypatch.setattr(page, "stored", lambda figure, png: drawn.append(figure) or b"")
     DIAGRAMS[name]()
-    assert [figure.get_figwidth() for figure in drawn] == [6.6, 6.6, 3.58]
+    assert [figure.get_figwidth() for figure in drawn] == [6.6, 6.6, 3.58, 3.58]
     for figure in drawn:
         placed = extents(figure)
         assert crowded(placed) == []
@@ -465,14 +465,65 @@ def test_a_figure_for_the_page_has_a_picture_for_each_mode_and_width():
     figure = page.for_page(
         lambda figure, stacked: figure.text(0.5, 0.5, str(stacked)), (2, 1), (1, 2)
     )
-    bundle = figure._repr_mimebundle_()
+    bundle, metadata = figure._repr_mimebundle_()
     assert set(bundle) == {"image/png", page.MIME, "text/plain"}
-    assert set(bundle[page.MIME]) == {"phone-light", "wide-dark"}
-    sizes = {name: Image.open(io.BytesIO(data)) for name, data in figure.pictures.items()}
-    assert sizes["wide-light"].format == "PNG"
-    assert sizes["phone-light"].size == (120, 240)
-    corners = [sizes[name].convert("RGB").getpixel((0, 0)) for name in ("wide-light", "wide-dark")]
-    assert corners == [(255, 255, 255), (18, 18, 18)]
+    assert set(bundle[page.MIME]) == {"wide-dark", "phone-light", "phone-dark"}
+    assert metadata == {"image/png": {"width": 200}}  # CSS pixels
+    opened = {name: Image.open(io.BytesIO(data)) for name, data in figure.pictures.items()}
+    assert opened["wide-light"].format == "PNG"
+    assert opened["phone-dark"].size == (120, 240)
+    corners = {name: seen.convert("RGB").getpixel((0, 0)) for name, seen in opened.items()}
+    light, dark = (255, 255, 255), (18, 18, 18)
+    assert corners == {name: dark if "dark" in name else light for name in corners}
+
+
+def test_few_colours_keep_those_of_small_parts_and_of_amounts():
+    some = torch.rand(4, 6)
+
+    def draw(figure, stacked):
+        left, right = figure.subplots(1, 2)
+        plots.show_attention(left, DIGIT, WEIGHTS)
+        left.add_patch(plt.Rectangle((4, 4), 4, 4, fill=False, ec=palette.colour("value"), lw=2))
+        plots.show_attention(right, PHOTO, some, bar=False)
+
+    figure, full = plt.figure(figsize=(6.6, 2.4), layout="constrained"), io.BytesIO()
+    draw(figure, False)
+    figure.savefig(full, dpi=160)
+    pictures = page.for_page(draw, (6.6, 2.4), (3.58, 1.6)).pictures
+    few = Image.open(io.BytesIO(pictures["wide-light"]))
+    colours = few.convert("RGB").getcolors()
+    assert len(colours) <= 48
+    off = np.abs(np.asarray(few.convert("RGB"), int) - np.asarray(Image.open(full).convert("RGB")))
+    assert off.mean() < 8  # of 255; the photograph is noise, the worst there is
+    left = off[:, : off.shape[1] // 2]
+    assert left.mean() < 2
+    assert left.max() < 60  # a thin line of a colour that is nowhere else
+    for name, data in pictures.items():
+        _, commonest = max(Image.open(io.BytesIO(data)).convert("RGB").getcolors())
+        assert commonest == ((18, 18, 18) if "dark" in name else (255, 255, 255))
+
+
+def panels(draw):
+    """The map of each panel that a whole picture has, and its scale."""
+    figure = plt.figure(figsize=(9, 9), layout="constrained")
+    draw(figure)
+    shown = [image for ax in figure.axes for image in ax.images if image.get_array().ndim == 2]
+    maps = [torch.tensor(image.get_array()) for image in shown if image.get_array().shape == (7, 7)]
+    return maps, [image.get_clim() for image in shown if image.get_array().shape == (7, 7)]
+
+
+@pytest.mark.parametrize("B", [1, 3])
+def test_the_sheet_of_maps_has_rollout_and_of_one_image_every_head_on_one_scale(monkeypatch, B):
+    drawn = []
+    monkeypatch.setattr(sheets, "content", lambda draw, *rest: drawn.append(draw) or b"")
+    maps, rollout = torch.rand(B, 2, 3, 7, 7), torch.rand(B, 7, 7) / 2
+    sheets.maps_picture(torch.rand(B, 1, 28, 28), maps, rollout)
+    shown, scales = panels(drawn[0])
+    both = torch.stack([maps[:, -1].mean(dim=1), rollout], dim=1)
+    expected = [both.flatten(0, 1)] + ([maps[0].flatten(0, 1)] if B == 1 else [])
+    torch.testing.assert_close(torch.stack(shown), torch.cat(expected))
+    tops = [x.max().item() for x in expected for _ in x]
+    np.testing.assert_allclose(scales, [(0, top) for top in tops], rtol=1e-6)
 
 
 # ---- the map of the model

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 try:  # the libraries take seconds
     import torch
 
-    from vit_tutorial.attention_maps import class_token_maps
+    from vit_tutorial.attention_maps import attention_rollout, class_token_maps
     from vit_tutorial.data import NAMES, Data, default_dataset
     from vit_tutorial.errors import shown, unknown
     from vit_tutorial.figures import sheets
@@ -314,14 +314,14 @@ def draw_pictures(run: Run, logits: torch.Tensor, history: list[dict[str, Any]])
     """How training went, and what the model looks at."""
     checkpoint.write(run.args.out / "curves.png", sheets.history_picture(history))
     few, test = run.data.test.images[:4].float() / 255, run.data.test
-    maps = last_maps(run.model, test.normalise(few))
-    checkpoint.write(run.args.out / "attention.png", sheets.maps_picture(few, maps))
+    maps = read_maps(run.model, test.normalise(few))
+    checkpoint.write(run.args.out / "attention.png", sheets.maps_picture(few, *maps))
 
 
-def last_maps(model: VisionTransformer, images: torch.Tensor) -> torch.Tensor:
-    """What the last block's class token reads from each image, as the mean over heads."""
-    maps = model.attention_maps(images)[:, -1].mean(dim=1)
-    return class_token_maps(maps, *model.config.grid)
+def read_maps(model: VisionTransformer, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the class token reads in each head of each block, and by rollout."""
+    maps, grid = model.attention_maps(images).float(), model.config.grid
+    return class_token_maps(maps, *grid), class_token_maps(attention_rollout(maps), *grid)
 
 
 def run_finetune(args: argparse.Namespace) -> None:
@@ -435,7 +435,7 @@ def run_predict(args: argparse.Namespace) -> None:
             answers.append(model(images).float().softmax(dim=-1))
         if args.maps is not None and start < DRAWN:
             drawn.append(pixels[: DRAWN - start])
-            maps.append(last_maps(model, images[: DRAWN - start]).float())
+            maps.append(read_maps(model, images[: DRAWN - start]))
     if light and light_ink and not args.invert:
         note = f"the border is light in {brief(light)}: for dark ink on light paper give --invert"
         print(f"vit-tutorial: note: {note}", file=sys.stderr)
@@ -448,7 +448,8 @@ def run_predict(args: argparse.Namespace) -> None:
         print(f"{shown(path)}: {', '.join(said)}")
     if args.maps is not None:
         kind = args.maps.suffix[1:].lower()
-        checkpoint.write(args.maps, sheets.maps_picture(torch.cat(drawn), torch.cat(maps), kind))
+        read = map(torch.cat, zip(*maps, strict=True))
+        checkpoint.write(args.maps, sheets.maps_picture(torch.cat(drawn), *read, kind=kind))
         reader = "the class token reads" if model.config.pool == "token" else "all tokens read"
         few = f" of the first {DRAWN} images" if len(args.images) > DRAWN else ""
         print(f"what {reader}{few}: {shown(args.maps)}")

@@ -7,10 +7,13 @@
        :alt: The whole model, from image to probabilities.
        ```
 
-2. A figure made by `vit_tutorial.figures.page.for_page` comes with its dark picture and with one
-   for a phone, which is light: the page shows the one that fits.
+2. A figure made by `vit_tutorial.figures.page.for_page` comes with its dark picture and with two
+   for a phone: the page shows the one that fits.
+
+3. A figure that brought an SVG of its own is that SVG, inside the page.
 """
 
+import io
 import json
 import re
 from base64 import b64decode
@@ -20,9 +23,11 @@ from typing import Any, ClassVar
 
 from docutils import nodes
 from docutils.parsers.rst import directives
+from PIL import Image
 from sphinx.util.docutils import SphinxDirective
 
 WHOLE = "all"  # the map with every piece lit
+INLINE = "inline-svg"  # the name of a figure's SVG among its pictures
 PHONE = "(max-width: 600px)"
 
 
@@ -61,14 +66,26 @@ def fit_pictures(app: Any, page: str, template: str, context: dict[str, Any], tr
         return
     for picture, others in pictures_of(source):
         stem = sha256(picture).hexdigest()
+        found = re.compile(rf'<img [^>]*src="([^"]*){stem}\.png"[^>]*>')
+        if INLINE in others:
+            svg = b64decode(others[INLINE]).decode()
+            context["body"] = found.sub(lambda _, svg=svg: svg, context["body"])
+            continue
         for name, other in others.items():
             path = Path(app.outdir) / "_images" / f"{stem}-{name}.webp"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(b64decode(other))
-        found = re.compile(rf'<img [^>]*src="([^"]*){stem}\.png"[^>]*>')
+        shapes = {name: shape(b64decode(data)) for name, data in others.items() if "phone" in name}
+        shapes[""] = shape(picture)
         context["body"] = found.sub(
-            lambda img, others=others: in_both_modes(img[0], others), context["body"]
+            lambda img, shapes=shapes: in_both_modes(img[0], shapes), context["body"]
         )
+
+
+def shape(picture: bytes) -> str:
+    """Attributes that keep a place of the picture's shape until it is there."""
+    width, height = Image.open(io.BytesIO(picture)).size
+    return f'width="{width}" height="{height}"'
 
 
 def pictures_of(notebook: Path) -> list[tuple[bytes, dict[str, str]]]:
@@ -80,16 +97,18 @@ def pictures_of(notebook: Path) -> list[tuple[bytes, dict[str, str]]]:
     return [(b64decode("".join(data["image/png"])), data[MIME]) for data in outputs if MIME in data]
 
 
-def in_both_modes(img: str, others: dict[str, str]) -> str:
+def in_both_modes(img: str, shapes: dict[str, str]) -> str:
     """The light and the dark picture of one `<img>`, each with its phone's; one is shown.
 
     The class is not the theme's `only-dark`, which hides the caption of a figure as well.
     """
     parts = []
+    stem = re.search(r'src="([^"]*)\.png"', img)[1]  # type: ignore[index]
     for mode in ("light", "dark"):
         shown = re.sub(r'\.png"', f'-wide-{mode}.webp"', img) if mode == "dark" else img
-        phone = re.search(r'src="([^"]*)\.png"', img)[1] + "-phone-light.webp"  # type: ignore[index]
-        source = f'<source media="{PHONE}" srcset="{phone}">' if "phone-light" in others else ""
-        lazy = shown.replace("<img ", '<img loading="lazy" ')
+        phone, source = f"phone-{mode}", ""
+        if phone in shapes:
+            source = f'<source media="{PHONE}" srcset="{stem}-{phone}.webp" {shapes[phone]}>'
+        lazy = shown.replace("<img ", f'<img loading="lazy" {shapes[""]} ')
         parts.append(f'<picture class="page-{mode}">{source}{lazy}</picture>')
     return "".join(parts)

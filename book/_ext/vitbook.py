@@ -1,7 +1,7 @@
 """What this book adds to Sphinx.
 
 1. "Where we are", and figures that fit light and dark pages, wide and narrow: see `pictures.py`.
-2. Figures appear at half their stored pixels: they are stored at twice the size, for sharpness.
+2. Figures appear as wide as they say, else at half their stored pixels.
 3. A folded cell goes by the name in its first line, `# @title Solution`.
 4. The reference lists every `forward`, for the shapes in its signature.
 5. The tables of the page "Measured" are made from the records.
@@ -51,7 +51,9 @@ def show_maps(app: Any, docname: str, source: list[str]) -> None:
         for output in cell.get("outputs", []):
             if "image/png" in output.get("data", {}):
                 image = cell["metadata"].setdefault("mystnb", {}).setdefault("image", {})
-                image.setdefault("width", f"{png_width(output['data']['image/png']) // 2}px")
+                said = output.get("metadata", {}).get("image/png", {}).get("width")
+                width = said or png_width(output["data"]["image/png"]) // 2
+                image.setdefault("width", f"{width}px")
     notebook["cells"] = widgets.with_widgets(notebook["cells"])
     source[0] = json.dumps(notebook)
 
@@ -70,7 +72,7 @@ def show_records(app: Any, docname: str, source: list[str]) -> None:
 
 
 def png_width(encoded: str | list[str]) -> int:
-    """The width in pixels, which a PNG states in bytes 16 to 20; figures are stored at twice it."""
+    """The width in pixels, which a PNG states in bytes 16 to 20."""
     head = base64.b64decode("".join(encoded)[:32])
     return int.from_bytes(head[16:20], "big")
 

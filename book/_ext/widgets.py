@@ -40,11 +40,15 @@ class Widget(SphinxDirective):
         if name not in WORDS:
             raise self.error(f"unknown widget {name!r}; there are: {', '.join(WORDS)}")
         up = "../" * self.env.docname.count("/")
-        html = (
-            f'<div class="vit-widget" data-widget="{name}" data-from="{up}_static/vit_{name}.js">'
-            f'<button class="vit-ask" type="button" hidden>{WORDS[name]}</button></div>'
-        )
-        return [nodes.raw("", html, format="html")]
+        return [nodes.raw("", place(name, f"{up}_static/"), format="html")]
+
+
+def place(name: str, static: str) -> str:
+    """What stands in a page until the reader asks; `static` is the address of script and data."""
+    return (
+        f'<div class="vit-widget" data-widget="{name}" data-from="{static}vit_{name}.js">'
+        f'<button class="vit-ask" type="button" hidden>{WORDS[name]}</button></div>'
+    )
 
 
 def with_widgets(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -109,18 +113,31 @@ def attention() -> dict[str, Any]:
 
 
 def positions() -> dict[str, Any]:
-    """The cosine of every two positions, from -1 to 1 as 0 to 1."""
+    """For each kind of table the cosine of every two positions, from -1 to 1 as 0 to 1.
+
+    The mean position is taken off, as in chapter 04.
+    """
     from vit_tutorial.attention_maps import position_similarity
+    from vit_tutorial.positions import sincos_positions
 
     model, _, _ = model_and_digits()
-    alike = position_similarity(model.embedding.positions.detach(), 7, 7)
-    return {"tokens": 49, "alike": in_bytes((alike.clamp(-1, 1) + 1) / 2)}
+    learned = model.embedding.positions.detach()[:, 1:]
+    found = {}
+    for kind, table in {
+        "learned": learned,
+        "sine, cosine": sincos_positions(7, 7, 64)[None],
+    }.items():
+        alike = position_similarity(table - table.mean(dim=1), 7, 7)
+        found[kind] = in_bytes((alike.clamp(-1, 1) + 1) / 2)
+    return {"alike": found}
 
 
 def patches() -> dict[str, Any]:
-    """The digits; a browser cuts them."""
-    _, pixels, _ = model_and_digits()
-    return {"images": len(pixels), "pixels": in_bytes(pixels)}
+    """The digit of chapter 01; a browser cuts it."""
+    from vit_tutorial.data import load
+
+    test = load("digits").test
+    return {"pixels": in_bytes(test.images[test.labels == 4][13] / 255)}
 
 
 MAKE: dict[str, Callable[[], dict[str, Any]]] = {

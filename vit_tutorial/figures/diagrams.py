@@ -4,6 +4,8 @@ Each function returns what a cell shows: light and dark, for the column and for 
 here loads data or runs a model.
 """
 
+import io
+from base64 import b64encode
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from math import isnan
@@ -14,11 +16,13 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Rectangle
+from PIL import Image
 from torch import Tensor
 
 from vit_tutorial.figures.page import PageFigure, for_page
-from vit_tutorial.figures.palette import Number, amounts, colour, ink_on, tint
-from vit_tutorial.figures.plots import box, canvas, line
+from vit_tutorial.figures.palette import PALETTE, Number, amounts, colour, ink_on, tint
+from vit_tutorial.figures.plots import box, canvas, line, pixels
+from vit_tutorial.patches import patchify
 
 Size = tuple[Number, Number]
 Draw = Callable[[Axes, bool], Any]
@@ -53,6 +57,7 @@ def cells(
     With a `scale` its cells are tinted by their amounts; a number that is not known is a dot.
     """
     wide, high = size
+    halves = bool(((2 * values) % 1 == 0).all())  # round numbers need no decimals
     for row, numbers in enumerate(values.tolist()):
         for col, number in enumerate(numbers):
             fill = amounts()(number / scale) if scale else tint(name)
@@ -60,7 +65,7 @@ def cells(
             look = {"fc": fill, "ec": tint(name, 0.8), "lw": 0.8, "zorder": 3}
             ax.add_patch(Rectangle(at, wide, high, **look))
             ink = ink_on(fill[:3]) if scale else colour("ink")
-            text = "·" if isnan(number) else f"{number:.2f}".rstrip("0").rstrip(".")
+            text = "·" if isnan(number) else f"{number:g}" if halves else f"{number:.2f}"
             write(ax, at[0] + wide / 2, at[1] + high / 2, text, color=ink)
     write(ax, x + wide * values.shape[1] / 2, y - 10, title, weight="bold")
 
@@ -232,6 +237,140 @@ def through_all(
     quiet(ax, x + 157, y + 21, f"the stream through all {len(lengths)} blocks")
 
 
+# ---- 01: from patches to rows --------------------------------------------------------------------
+
+INK = 0.38  # of full ink behind a number, so that it is readable on every cell
+UNROLL = """
+.vit-unroll{MODE_LIGHT}html[data-theme=dark] .vit-unroll{MODE_DARK}
+.vit-unroll{max-width:480px;margin:0 auto}
+.vit-unroll svg{display:block;width:100%;height:auto}
+.vit-unroll svg{fill:var(--u-ink);font:12px sans-serif}
+.vit-unroll .n{text-anchor:middle;dominant-baseline:central}
+.vu{stroke:var(--u-quiet);stroke-width:.6}
+.vit-unroll :is(.k,.f rect){fill:none;stroke:var(--u-patches);stroke-width:2}
+.vit-unroll .g{fill:none;stroke:var(--u-quiet);stroke-width:.5;opacity:.6}
+.vit-unroll :is(.d,.f){opacity:0}
+.vit-unroll label{display:none;padding:.4rem 0;cursor:pointer}
+@media screen and (prefers-reduced-motion:no-preference){
+.vit-unroll label{display:inline-block}
+.vit-unroll:has(:checked) .l{animation:vu-l .8s backwards}
+.vit-unroll:has(:checked) .u{animation:vu-u .5s backwards;animation-delay:calc(1.1s + .4s*var(--k))}
+.vit-unroll:has(:checked) .d{animation:vu-d 4.3s 3.3s}
+.vit-unroll:has(:checked) .t{animation:vu-t 3.5s steps(49) 4.1s backwards}
+.vit-unroll:has(:checked) .f{animation:vu-y 3.5s steps(7) 4.1s}
+.vit-unroll:has(:checked) .f rect{animation:vu-x .5s steps(7) 4.1s 7}}
+@keyframes vu-l{from{transform:translate(var(--x),var(--y)) scale(.2083)}}
+@keyframes vu-u{from{transform:translate(var(--x),var(--y))}}
+@keyframes vu-d{0%{opacity:1}18%,99%{opacity:1;transform:translateY(var(--y)) scaleY(.125)}}
+@keyframes vu-t{from{clip-path:inset(0 0 100% 0)}to{clip-path:inset(0)}}
+@keyframes vu-y{from,99%{opacity:1}to{opacity:1;transform:translateY(140px)}}
+@keyframes vu-x{to{transform:translateX(140px)}}
+"""
+
+
+def unrolling(image: Float[Tensor, "28 28"], number: int = 18) -> PageFigure:
+    """Patch `number` lifts, unrolls into 16 numbers and drops into its row, as all 49 do.
+
+    The book's page shows an SVG that moves when the reader asks for it; a notebook stores a still.
+    """
+    rows = patchify(image[None, None], 4)[0]  # (49 16)
+    row, col = (number - 1) // 7, (number - 1) % 7
+    values, at = rows[number - 1].view(4, 4), (8 + 20 * col, 24 + 20 * row)
+    words = [(8, 16, "an image of 49 patches"), (230, 26, f"patch {number}")]
+    words += [(8, 186, "unrolled: 16 numbers"), (8, 252, f"49 rows: this one is row {number}")]
+    strip = 262 + 3 * (number - 1)  # where in the table the row lies
+
+    def still(ax: Axes, stacked: bool) -> None:
+        for x, y, text in words:
+            write(ax, x, y - 4, text, ha="left")
+        look = {"interpolation": "nearest", "aspect": "auto", "zorder": 1}
+        ax.imshow(pixels(image[None]), extent=(8, 148, 164, 24), **look)
+        ax.imshow(pixels(rows[None]), extent=(8, 392, 409, 262), **look)
+        canvas(ax, 400, 416)
+        for i in range(8):
+            for xs, ys in (((8 + 20 * i,) * 2, (24, 164)), ((8, 148), (24 + 20 * i,) * 2)):
+                ax.plot(xs, ys, color=tint("quiet", 0.6), lw=0.4)
+        line(ax, (at[0] + 21, at[1] + 10), (226, 82), name="patches")
+        for x, y, wide, high in ((*at, 20, 20), (7, strip - 1, 386, 5), (8, 262, 384, 147)):
+            name = "quiet" if high > 20 else "patches"
+            edge = {"fill": False, "ec": colour(name), "lw": 0.4 if high > 20 else 1.2}
+            ax.add_patch(Rectangle((x, y), wide, high, zorder=3, **edge))
+        for k, numbers in enumerate(values.tolist()):
+            for i, value in enumerate(numbers):
+                for x, y in ((230 + 24 * i, 34 + 24 * k), (8 + 96 * k + 24 * i, 196)):
+                    fill = {"fc": tint("ink", INK * value), "ec": tint("quiet", 0.8), "lw": 0.6}
+                    ax.add_patch(Rectangle((x, y), 24, 24, **fill))
+                    write(ax, x + 12, y + 12, f"{255 * value:.0f}", fontsize=7)
+
+    svg = unrolling_svg(image, rows, values, at, words, strip)
+    picture = diagram(still, (400, 416), (400, 416)).pictures["wide-light"]
+    return PageFigure({"wide-light": picture, "inline-svg": svg.encode()}, width=400)
+
+
+def unrolling_svg(
+    image: Tensor, rows: Tensor, values: Float[Tensor, "4 4"], at: Size,
+    words: Sequence[tuple[int, int, str]], strip: Number,
+) -> str:  # fmt: skip
+    """The same picture as an SVG in the page's colours; with its box checked, it moves once."""
+    light, dark = (
+        "".join(f"--u-{name}:{PALETTE[name][mode]};" for name in ("ink", "quiet", "patches"))
+        for mode in (0, 1)
+    )
+    css = UNROLL.replace("MODE_LIGHT", light).replace("MODE_DARK", dark).replace("\n", "")
+    strips = "".join(
+        f'<g id="vu{k}">'
+        + "".join(
+            f'<rect class="vu" x="{24 * i}" width="24" height="24" '
+            f'fill-opacity="{INK * value:.2f}"/>'
+            f'<text x="{24 * i + 12}" y="12">{255 * value:.0f}</text>'
+            for i, value in enumerate(numbers)
+        )
+        + "</g>"
+        for k, numbers in enumerate(values.tolist())
+    )
+    lifted = "".join(f'<use href="#vu{k}" y="{24 * k}"/>' for k in range(4))
+    in_line = "".join(f'<use href="#vu{k}" x="{96 * k}"/>' for k in range(4))
+    unrolled = "".join(
+        f'<g class="u" style="--k:{k};--x:{222 - 96 * k}px;--y:{24 * k - 162}px">'
+        f'<use href="#vu{k}" x="{96 * k}"/></g>'
+        for k in range(4)
+    )
+    grid = "".join(f"M{8 + 20 * i} 24v140M8 {24 + 20 * i}h140" for i in range(8))
+    return (
+        f'<div class="vit-unroll"><style>{css}</style>'
+        '<label><input type="checkbox"> Play: lift, unroll, drop</label>'
+        '<svg viewBox="0 0 400 416" role="img" aria-label="A patch of a digit is cut out, its '
+        'pixels are put into one row of 16 numbers, and the row goes into a table of 49 rows.">'
+        f"<defs>{strips}{as_mask('vu-i', image, 8, 24, 140, 140)}"
+        f"{as_mask('vu-t', rows, 8, 262, 384, 147)}</defs>"
+        + "".join(f'<text x="{x}" y="{y}">{text}</text>' for x, y, text in words)
+        + '<rect x="8" y="24" width="140" height="140" mask="url(#vu-i)"/>'
+        f'<path class="g" d="{grid}"/>'
+        f'<path class="k" d="M{at[0]} {at[1]}h20v20h-20zM{at[0] + 20} {at[1]}L230 34M{at[0] + 20} '
+        f'{at[1] + 20}L230 130"/><g class="f"><rect x="8" y="24" width="20" height="20"/></g>'
+        '<rect class="t" x="8" y="262" width="384" height="147" mask="url(#vu-t)"/>'
+        '<path class="g" d="M8 262h384v147h-384z"/>'
+        f'<path class="k" d="M7 {strip - 1}h386v5h-386z"/>'
+        f'<g class="n" transform="translate(8 196)">{unrolled}'
+        f'<g class="d" style="--y:{strip - 196}px">{in_line}</g></g>'
+        f'<g class="n" transform="translate(230 34)"><g class="l" style="--x:{at[0] - 230}px;'
+        f'--y:{at[1] - 34}px">{lifted}</g></g></svg></div>'
+    )
+
+
+def as_mask(
+    name: str, values: Float[Tensor, "rows cols"], x: int, y: int, wide: int, high: int
+) -> str:
+    """Numbers from 0 to 1 as a mask: what is filled through it shows them in the fill's colour."""
+    file = io.BytesIO()
+    Image.fromarray((255 * values).byte().numpy()).save(file, "PNG", optimize=True)
+    return (
+        f'<mask id="{name}"><image x="{x}" y="{y}" width="{wide}" height="{high}" '
+        'preserveAspectRatio="none" style="image-rendering:pixelated" '
+        f'href="data:image/png;base64,{b64encode(file.getvalue()).decode()}"/></mask>'
+    )
+
+
 # ---- 02: from a patch to a token -----------------------------------------------------------------
 
 
@@ -302,17 +441,19 @@ def class_token_path(layers: int = 6, patches: int = 4) -> PageFigure:
     levels = {316: "tokens", 232: "after block 1", 148: f"after block {layers}"}
 
     def draw(ax: Axes, stacked: bool) -> None:
-        wide = 46 if stacked else 84
-        places = [36 + wide * i for i in range(patches + 1)]
+        apart, thin = 47 if stacked else 84, {"color": tint("quiet", 0.45), "lw": 0.6, "zorder": 1}
+        places = [30, *(36 + apart * i for i in range(1, patches + 1))]
         for y, word in levels.items():
             for i, place in enumerate(places):
-                name = "class_token" if i == 0 else "projection"
-                box(ax, place, y, 40, 24, name, f"{i}" if i else "[class]", solid=i == 0)
+                name, wide = ("projection", 40) if i else ("class_token", 52)
+                box(ax, place, y, wide, 24, name, f"{i}" if i else "[class]", solid=i == 0)
             quiet(ax, places[-1] + 34, y, word, ha="left")
         for low, high in pairwise(levels):
             for i, place in enumerate(places):
                 ink = "quiet" if i else "class_token"
                 line(ax, (place, low - 12), (place, high + 13), name=ink)
+                for other in places[1:] if i else ():  # the patches read one another too
+                    ax.plot((place, other), (low - 12, high + 13), **thin)
                 if i:
                     line(ax, (place - 5, low - 12), (places[0] + 8, high + 13), name="attention")
         quiet(ax, places[0] - 14, 190, "...", rotation=90)

@@ -67,5 +67,5 @@ def show_ladder(ax: Axes, runs: Runs, until: int) -> Axes:
     ax.set_yticks(range(len(found)), [rung.name for rung in found])
     n = min(len(rung.accuracies) for rung in found)
     ax.set(xlim=(0, 125), xticks=range(0, 101, 20), ylim=(len(found) - 0.5, -0.5))
-    ax.set_xlabel(f"validation accuracy in %, n = {n}")
+    ax.set_xlabel(f"validation accuracy in %, n = {n}", loc="right")  # a phone has no room left
     return ax

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from vit_tutorial.figures.palette import Number, paper
+from vit_tutorial.figures.palette import MODES, Number, paper, rgb
 
 MIME = "application/vnd.vit-tutorial.figure+json"
+PHOTO = 16_384
 Inches = tuple[Number, Number]
 
 
@@ -24,40 +26,53 @@ class PageFigure:
     """What a cell shows: PNG for all, and beside it WebP for dark pages and for phones."""
 
     pictures: dict[str, bytes]  # "wide-light" is the PNG
+    width: int  # of the PNG as shown, in CSS pixels
 
-    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
+    def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         others = {name: b64encode(picture).decode() for name, picture in self.pictures.items()}
         first = others.pop("wide-light")
-        return {"image/png": first, MIME: others, "text/plain": "<figure>"}
+        data = {"image/png": first, MIME: others, "text/plain": "<figure>"}
+        return data, {"image/png": {"width": self.width}}
 
 
 def for_page(
     draw: Callable[[Figure, bool], Any], size: Inches, phone: Inches | None = None
 ) -> PageFigure:
-    """Let `draw(figure, stacked)` draw light and dark; with `phone`, once more for a phone.
+    """Let `draw(figure, stacked)` draw light and dark; with `phone`, twice more for a phone.
 
     Sizes are in inches of 100 CSS pixels: the column is 6.6 wide, a phone 3.58. `stacked` is True
-    for the phone's figure, whose panels lie one below the other; it is light, as a notebook has
-    room for few pictures.
+    for the phone's figure, whose panels lie one below the other.
     """
-    shapes = {"wide-light": (size, False), "wide-dark": (size, False)}
-    shapes |= {"phone-light": (phone, True)} if phone else {}
+    shapes = {"wide": size} | ({"phone": phone} if phone else {})
     pictures = {}
-    for name, (inches, stacked) in shapes.items():
-        with plt.rc_context(paper(name.split("-")[1])):
-            figure = Figure(figsize=inches, layout="constrained")
-            draw(figure, stacked)
-            pictures[name] = stored(figure, name == "wide-light")
-    return PageFigure(pictures)
+    for shape, inches in shapes.items():
+        for mode in MODES:
+            with plt.rc_context(paper(mode)):
+                figure = Figure(figsize=inches, layout="constrained")
+                draw(figure, shape == "phone")
+                name = f"{shape}-{mode}"
+                pictures[name] = stored(figure, name == "wide-light")
+    return PageFigure(pictures, round(100 * size[0]))
 
 
 def stored(figure: Figure, png: bool) -> bytes:
-    """The first picture in full; the others at 120 dots an inch, in 32 colours."""
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=200 if png else 120)
+    """In few colours, chosen so that small parts keep theirs: a notebook holds up to 1 MB.
+
+    A photograph in detail, with more than PHOTO colours, keeps all of them.
+    """
+    file, small = io.BytesIO(), io.BytesIO()
+    figure.savefig(file, format="png", dpi=160 if png else 120)
+    picture, choice = Image.open(file).convert("RGB"), Image.Quantize.MAXCOVERAGE
+    if picture.getcolors(PHOTO) is None:
+        picture.save(small, "PNG" if png else "WEBP", optimize=png, quality=85)
+        return small.getvalue()
+    few = picture.quantize(48 if png else 32, choice, kmeans=1, dither=Image.Dither.NONE)
+    colours = np.array(few.getpalette()).reshape(-1, 3)
+    ground = np.round(255 * rgb(figure.get_facecolor()[:3])).astype(int)
+    colours[np.abs(colours - ground).max(axis=1) < 4] = ground  # exactly the page's
+    few.putpalette(colours.flatten().tolist())
     if png:
-        return file.getvalue()
-    few = Image.open(file).convert("RGB").quantize(32, dither=Image.Dither.NONE)
-    small = io.BytesIO()
-    few.convert("RGB").save(small, "WEBP", lossless=True, method=4)
+        few.save(small, "PNG", optimize=True)
+    else:
+        few.convert("RGB").save(small, "WEBP", lossless=True, method=6)
     return small.getvalue()

@@ -95,7 +95,7 @@ def token_row(
             ax.text(27 + 54 * i, 22, "· · ·", ha="center", va="center", color=colour("quiet"))
         else:
             piece = "class_token" if first else name
-            box(ax, 27 + 54 * i, 22, 46, 30, piece, str(label), solid=first)
+            box(ax, 27 + 54 * i, 22, 52 if first else 46, 30, piece, str(label), solid=first)
     end = 54 * len(labels)
     line(ax, (4, 44), (4, 50), (end - 4, 50), (end - 4, 44), head=False)
     ax.text(end / 2, 60, shape, ha="center", va="center", color=colour("ink"))
@@ -197,9 +197,10 @@ def show_attention(
 ) -> Axes:
     """How much is read from each patch: opaque weights, so that a colour has one meaning.
 
-    The image lies on top, a digit as its outline and a photograph as smaller patches. Panels that
-    are compared get one `scale` (the weight of the strongest colour) and one of them the bar, in
-    percent, with a mark at the even share 1/N. Raises ValueError if the grid and image do not fit.
+    The image lies on top, a digit as its outline and a photograph as smaller patches (not where a
+    patch has less than 5 points). Panels that are compared get one `scale` (the weight of the
+    strongest colour) and one of them the bar, in percent, with a mark at the even share 1/N.
+    Raises ValueError if the grid and image do not fit.
     """
     shown, picture = numbers_of(weights), pixels(image)
     H, W, P = *picture.shape[:2], max(1, picture.shape[0] // max(1, len(shown)))
@@ -210,7 +211,7 @@ def show_attention(
     colours = ax.imshow(shown, cmap=amounts(), extent=(0, W, H, 0), vmin=0, vmax=highest)
     if len(image) == 1:
         outline(ax, numbers_of(image[0]))
-    else:
+    elif min(size_in_points(ax)) >= 5 * max(shown.shape):
         cut = patches_apart(picture, P, gap=0.5)
         ax.imshow(cut, extent=(0, W, H, 0), interpolation="antialiased")
     ax.set(xlim=(0, W), ylim=(H, 0), xticks=[], yticks=[])

@@ -8,6 +8,7 @@
     return found;
   };
   const percent = (share) => (100 * share).toFixed(share < 0.1 ? 1 : 0) + " %";
+  const cosine = (value) => value.toFixed(2).replace("-", "\u2212");
   const place = (n, side) => `row ${Math.floor(n / side) + 1}, column ${(n % side) + 1}`;
 
   // a digit as the picture behind a grid; ink on paper
@@ -27,20 +28,21 @@
     grid.setAttribute("role", choose ? "application" : "img");
     grid.setAttribute("aria-label", words);
     if (choose) {
-      let now = 0;
-      const go = (n) => choose((now = n));
       grid.tabIndex = 0;
       const point = (event) => {
         const n = cells.indexOf(event.target);
-        if (n >= 0) go(n);
+        if (n >= 0) choose(n);
       };
       grid.addEventListener("pointerover", (event) => event.pointerType === "mouse" && point(event));
       grid.addEventListener("click", point);
       grid.addEventListener("keydown", (event) => {
-        const step = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -side, ArrowDown: side }[event.key];
-        if (event.key === "Home") go(-1);
-        else if (step && now + step >= 0 && now + step < cells.length) go(now + step);
-        else if (!step) return;
+        const now = cells.findIndex((cell) => cell.classList.contains("vit-here"));
+        const x = now % side, step = {
+          ArrowLeft: x > 0 ? -1 : 0, ArrowRight: x < side - 1 ? 1 : 0, ArrowUp: -side, ArrowDown: side,
+        }[event.key];
+        if (event.key === "Home") choose(-1);
+        else if (step && now + step >= 0 && now + step < cells.length) choose(now + step);
+        else if (step === undefined) return;
         event.preventDefault();
       });
     }
@@ -106,18 +108,26 @@
   }
 
   function positions(root, data) {
-    const alike = bytes(data.alike), said = sentence();
+    const kinds = Object.keys(data.alike), tables = kinds.map((kind) => bytes(data.alike[kind]));
+    const said = sentence();
+    let now = 24; // the middle
+    const kind = choice("Positions", kinds, () => show());
     const map = gridOf(7, "Similarity to the chosen position. Arrow keys move it.", (n) => show(Math.max(0, n)));
-    function show(n) {
+    function show(n = now) {
+      now = n;
+      const alike = tables[kind.select.selectedIndex];
       const row = Array.from(alike.subarray(49 * n, 49 * n + 49), (v) => v / 127.5 - 1);
       here(map.cells, n);
       map.cells.forEach((cell, i) => fill(cell, Math.abs(row[i]), row[i] < 0 ? "--vit-rust" : "--vit-blue"));
       const order = [...row.keys()].filter((i) => i !== n).sort((a, b) => row[b] - row[a]);
-      said.textContent = `The position at ${place(n, 7)} is most like that at ${place(order[0], 7)} (cosine ${row[order[0]].toFixed(2)}) `
-        + `and least like that at ${place(order[47], 7)} (${row[order[47]].toFixed(2)}).`;
+      said.textContent = `The position at ${place(n, 7)} is most like that at ${place(order[0], 7)} (cosine ${cosine(row[order[0]])}) `
+        + `and least like that at ${place(order[47], 7)} (${cosine(row[order[47]])}).`;
     }
-    root.append(make("div", { className: "vit-panels" }, panel("Choose a patch: blue is alike, rust is opposite", map.grid)), said);
-    show(24);
+    root.append(
+      make("div", { className: "vit-controls" }, kind.label),
+      make("div", { className: "vit-panels" }, panel("Choose a patch: blue is alike, rust is opposite", map.grid)), said,
+    );
+    show();
   }
 
   function patches(root, data) {
@@ -128,10 +138,10 @@
     function show() {
       const P = sizes[slider.value], side = 28 / P, N = side * side;
       const image = gridOf(side, `A digit in ${N} patches`, null, "vit-picture");
-      draw(image.grid, pixels.subarray(0, 784));
+      draw(image.grid, pixels);
       frame.replaceChildren(panel(`Patches of ${P} × ${P} pixels`, image.grid));
       slider.setAttribute("aria-valuetext", `${P} by ${P} pixels`);
-      said.textContent = `N = ${N.toLocaleString("en")} patches of ${P * P} numbers each; attention compares N × N = ${(N * N).toLocaleString("en")} pairs in every head.`;
+      said.textContent = `N = ${N.toLocaleString("en")} patches of ${P * P} number${P > 1 ? "s" : ""} each; attention compares N × N = ${(N * N).toLocaleString("en")} pairs in every head.`;
     }
     root.append(make("div", { className: "vit-controls" }, make("label", {}, "Patch side P", slider)), frame, said);
     show();
