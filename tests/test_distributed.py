@@ -16,17 +16,21 @@ from torch.testing import assert_close
 
 from vit_tutorial import __main__ as cli
 from vit_tutorial.lab import distributed
+from vit_tutorial.lab.loop import check_shards
+from vit_tutorial.lab.recipes import Recipe
 from vit_tutorial.lab.resume import load_state
 
 pytestmark = pytest.mark.long
 
 RUN = ["train", "--data", "digits", "--epochs", "2", "--batch-size", "128", "--device", "cpu"]
-RUN += [*SMALL, "--save-minutes", "0", "--optimizer", "muon"]
+RUN += [*SMALL, "--save-minutes", "0", "--optimizer", "adamw"]
 RECIPES = {
     "adamw": dict(epochs=1, batch_size=128, learning_rate=1e-2),
     "muon": dict(epochs=1, batch_size=128, learning_rate=1e-2, optimizer="muon", accumulate=2),
     "cutmix": dict(epochs=1, batch_size=128, learning_rate=1e-2, cutmix=1.0, average=0.5),
+    "parts": dict(epochs=1, batch_size=128, learning_rate=1e-2, accumulate=2, layer_decay=0.5),
 }
+WAYS = ["ddp", "fsdp"]
 
 # Float64 weights after every recipe, by one process or by as many as torchrun starts.
 IN_DOUBLE = """
@@ -36,17 +40,26 @@ from safetensors.torch import save_file
 from vit_tutorial.lab import distributed
 from vit_tutorial.data import load
 from vit_tutorial.model import VisionTransformer, ViTConfig
-from vit_tutorial.lab.loop import train
+from vit_tutorial.lab.loop import Training
 from vit_tutorial.lab.recipes import Recipe
 
-def in_double(recipes, path):
+def in_double(recipes, path, way="ddp"):
     distributed.join(torch.device("cpu"))
-    found = {}
+    found, shards = {}, torch.device("cpu") if way == "fsdp" else None
     for name, recipe in recipes.items():
+        if way == "fsdp" and name == "muon":
+            continue
         torch.manual_seed(0)
         model = VisionTransformer(ViTConfig(28, 7, 1, 10, 1, 16, 16, 2)).double()
         generator = torch.Generator().manual_seed(0)
-        (epoch,) = train(model, load("digits"), Recipe(**recipe), generator)
+        training = Training(
+            model, load("digits"), Recipe(**recipe), generator, shards=shards
+        )
+        (epoch,) = training.epochs()
+        if shards and distributed.processes() > 1:  # half of every matrix
+            held = [p.to_local().numel() for p in training.trained.parameters() if p.ndim == 2]
+            whole = [p.numel() for p in model.parameters() if p.ndim == 2]
+            assert held == [n // 2 for n in whole], (held, whole)
         found |= {f"{name}.{k}": v for k, v in model.state_dict().items()}
         found[f"{name}.loss"] = torch.tensor([epoch.train_loss, epoch.val_loss])
     if distributed.rank() == 0:
@@ -57,7 +70,7 @@ JOB = (
     IN_DOUBLE
     + """
 import json, os, signal
-in_double(json.loads(sys.argv[1]), sys.argv[2])
+in_double(json.loads(sys.argv[1]), sys.argv[2], sys.argv[-1])
 from vit_tutorial import __main__ as cli
 from vit_tutorial.lab import run as runs
 place = runs.checkpoint.replace_file
@@ -78,9 +91,9 @@ sys.exit(cli.main(sys.argv[3:]))
 )
 
 
-@pytest.fixture(scope="module")
-def job(tmp_path_factory):
-    """What torchrun with two processes leaves and says."""
+@pytest.fixture(scope="module", params=WAYS)
+def job(tmp_path_factory, request):
+    """What torchrun with two processes leaves and says, each with the whole model or a share."""
     home = tmp_path_factory.mktemp("job")
     (home / "job.py").write_text(JOB)
     words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
@@ -88,7 +101,7 @@ def job(tmp_path_factory):
     root = str(Path(cli.__file__).resolve().parents[1])
     path = os.pathsep.join([root, os.environ["PYTHONPATH"]])
     run = subprocess.run(
-        [*map(str, words), *RUN, "--out", str(home / "out")],
+        [*map(str, words), *RUN, "--out", str(home / "out"), "--parallel", request.param],
         env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
         capture_output=True, text=True, timeout=500,
     )  # fmt: skip
@@ -115,10 +128,12 @@ def losses(out):
 
 def test_two_processes_give_the_weights_of_one(job, alone):
     ours, theirs = load_file(alone / "double"), load_file(job[0] / "double")
-    assert set(ours) == set(theirs)
-    for name, tensor in ours.items():
+    assert set(ours) - set(theirs) == {name for name in ours if name.startswith("muon")} - set(
+        theirs
+    )
+    for name, tensor in theirs.items():
         small = 1e-6 if name.endswith(".loss") else 1e-8  # losses are float32
-        assert_close(theirs[name], tensor, atol=small, rtol=small, msg=name)
+        assert_close(tensor, ours[name], atol=small, rtol=small, msg=name)
 
 
 def test_a_process_that_dies_ends_the_job_with_a_message_and_a_whole_state(job):
@@ -153,11 +168,13 @@ def test_what_two_processes_have_left_goes_on_with_one_or_two(
     job, alone, processes, tmp_path, unused_port, monkeypatch
 ):
     out = shutil.copytree(job[0] / "out", tmp_path / "out")
+    way = "ddp" if "fsdp" in job[1].args else "fsdp"  # the two go on the other way
     if processes == 2:
         forks = Forks(tmp_path / "log")
         for missing in ("card.json", "curves.png"):  # the second time only the rest is made
             (out / missing).unlink(missing_ok=True)
-            assert forks("train", "--out", out, "--resume", environments=two(unused_port)) == 0
+            words = ["train", "--out", out, "--resume", "--parallel", way]
+            assert forks(*words, environments=two(unused_port)) == 0
         forks.server.stdin.close()
         assert "another process writes" not in (tmp_path / "log").read_text()
     else:
@@ -173,6 +190,23 @@ def test_a_process_without_a_gpu_of_its_own_is_refused(monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "1")
     with pytest.raises(ValueError, match="process 1 needs a GPU of its own, found 1"):
         distributed.join(torch.device("cuda"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "compiled", "message"),
+    [
+        (dict(optimizer="muon"), False, "fsdp trains with adamw: muon needs whole matrices"),
+        ({}, True, "fsdp and compile do not go together here: leave one of them out"),
+    ],
+)
+def test_what_needs_whole_weights_is_refused_where_they_are_shared(changes, compiled, message):
+    with pytest.raises(ValueError, match=message):
+        check_shards(Recipe(**changes), compiled)
+
+
+def test_an_unknown_way_to_share_is_named(capsys, tmp_path):
+    assert cli.main([*RUN, "--out", str(tmp_path / "out"), "--parallel", "fdsp"]) == 2
+    assert "unknown parallel 'fdsp'" in capsys.readouterr().err
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(monkeypatch):

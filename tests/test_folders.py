@@ -464,6 +464,7 @@ def test_a_file_that_breaks_during_training_is_named_in_one_line(tmp_path, on_di
     message = rf"^cannot read the image {split.images.paths[3]}: [^\n]*$"
     with pytest.raises(ValueError, match=message):
         list(batches(split, 2, generator()))
+    assert not multiprocessing.active_children()  # the error holds none of them
 
 
 def test_a_file_of_another_size_is_named_when_it_is_read(tmp_path, on_disk):

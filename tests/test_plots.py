@@ -113,7 +113,7 @@ def test_figures_are_laid_out_for_the_font_that_matplotlib_brings(fonts):
         found = font_manager.findfont(
             font_manager.FontProperties(**look), fallback_to_default=False
         )
-        assert Path(matplotlib.get_data_path()) in Path(found).parents
+        assert Path(matplotlib.get_data_path()).resolve() in Path(found).resolve().parents
 
 
 TEN = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]

@@ -103,6 +103,10 @@ OPTIONS = {  # the value, and what --help says
     "precision": ("NAME", " or ".join(CHOICES["precision"])),
     "accumulate": ("N", "micro-batches a step, to save memory"),
     "compile": ("", "use torch.compile, which takes minutes before the first step"),
+    "parallel": (
+        "NAME",
+        "ddp: each of torchrun's processes holds the whole model; fsdp: a share of it",
+    ),
     "split": ("NAME", "train, val or test"),
     "top": ("N", "classes to print"),
     "invert": ("", "for dark ink on light paper"),
@@ -198,10 +202,10 @@ def parser() -> argparse.ArgumentParser:
         "data": f"{DATA} preset",
         "the model (default: the preset's)": MODEL,
         "the recipe (default: the preset's)": RECIPE,
-        "the run": RUN,
+        "the run": f"{RUN} parallel",
     }
     sub = command("train", run_train, about, groups)
-    sub.set_defaults(seed=0, save_minutes=5.0)
+    sub.set_defaults(seed=0, save_minutes=5.0, parallel="ddp")
     about = "Put a trained model to work on your own images."
     recipe = "frozen layer-decay epochs batch-size learning-rate augment"
     groups = {"data": f"weights {DATA}", "the recipe": recipe, "the run": RUN}

@@ -3,11 +3,16 @@
 All processes draw the same random numbers and prepare the whole batch, of which each keeps its
 share, so the result is that of one process, up to rounding. (Dropout is the exception: every
 process draws its own.) The price: reading and augmenting images is no faster with more processes.
+
+Either every process holds the whole model (DistributedDataParallel), or a share of its weights,
+gradients and optimizer: PyTorch's `fully_shard` brings a block's weights together when it computes.
 """
 
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from copy import deepcopy
+from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
@@ -52,14 +57,66 @@ def one_by_one() -> Iterator[None]:
 
 def wrap(model: nn.Module) -> nn.Module:
     """The model whose backward pass averages the gradients over all processes."""
-    return DistributedDataParallel(model) if distributed.is_initialized() else model
+    if not distributed.is_initialized() or is_sharded(model):
+        return model
+    return DistributedDataParallel(model)
 
 
-def meeting(model: nn.Module, last: bool) -> AbstractContextManager[None]:
+def sharded(model: nn.Module, device: torch.device) -> nn.Module:
+    """A copy of a `VisionTransformer` of which each process holds a share, on its device.
+
+    Raises ValueError if this PyTorch has no `fully_shard`.
+    """
+    try:
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard
+    except ImportError as error:
+        raise ValueError(f"fsdp needs PyTorch 2.6 or later, this is {torch.__version__}") from error
+    copy, mesh = deepcopy(model), init_device_mesh(device.type, (processes(),))
+    for part in [*copy.get_submodule("encoder.blocks").children(), copy]:
+        fully_shard(part, mesh=mesh)
+    return copy
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether it is what `sharded` gave."""
+    return hasattr(model, "set_requires_gradient_sync")
+
+
+def whole(x: Tensor) -> Tensor:
+    """The tensor itself, or put together from the shares of all processes, who all have to ask."""
+    return x.full_tensor() if hasattr(x, "full_tensor") else x
+
+
+def gathered(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Whole tensors in the memory of the first process; the others get only what is not shared."""
+    found = {}
+    for name, x in tensors.items():
+        full = whole(x)
+        if full is x:
+            found[name] = x
+        elif not rank():
+            found[name] = full.cpu()
+    return found
+
+
+def shared_as(other: Tensor, x: Tensor) -> Tensor:
+    """This process's share of a whole tensor, if `other` is a shared one of its shape."""
+    if not hasattr(other, "full_tensor") or hasattr(x, "full_tensor") or x.shape != other.shape:
+        return x
+    like: Any = other
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(x.to(like.to_local().device), like.device_mesh, like.placements)
+
+
+def meeting(model: Any, last: bool) -> AbstractContextManager[None]:
     """Skip gradient synchronisation unless this is the last micro-batch."""
-    if last or not isinstance(model, DistributedDataParallel):
-        return nullcontext()
-    return model.no_sync()
+    if is_sharded(model):
+        model.set_requires_gradient_sync(last)
+    elif not last and isinstance(model, DistributedDataParallel):
+        return model.no_sync()
+    return nullcontext()
 
 
 def share(x: Tensor, parts: int) -> tuple[Tensor, ...]:

@@ -113,8 +113,11 @@ class FileSplit(Split):
         )
         try:
             yield from map(torch.from_numpy, loader)
+            return
         except ValueError as error:  # a worker's is its whole traceback: keep the last line
-            raise ValueError(str(error).rpartition("ValueError: ")[2].strip()) from error
+            broken = str(error).rpartition("ValueError: ")[2].strip()
+            error.__traceback__ = None  # it holds the workers, which else end many seconds later
+        raise ValueError(broken)
 
 
 def as_array(images: list[Tensor]) -> np.ndarray:

@@ -8,7 +8,7 @@ weights, cutmix and the shortcut for the class token.
 import time
 from collections.abc import Callable, Iterator
 from copy import deepcopy
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -54,6 +54,8 @@ class Training:
 
     Trains `model` in place, on the device it is on. `state` continues exactly where it was taken;
     raises ValueError if it is of other settings or of another model, or if a label has no logit.
+    With `shards`, the device to train on, several processes each train a share of a copy; `model`
+    holds the whole weights at every record.
     """
 
     def __init__(
@@ -64,19 +66,27 @@ class Training:
         generator: torch.Generator,
         state: State | None = None,
         compiled: bool = False,
+        shards: torch.device | None = None,
     ):
         self.model, self.data, self.recipe, self.generator = model, data, recipe, generator
-        self.weight = next(model.parameters())
         self.classes = number_of_logits(model, data.val)
         check_labels(data.train.labels, self.classes)
-        self.average = deepcopy(model) if recipe.average else None
-        self.optimizer = make_optimizer(model, recipe)
-        network = shortcut(model) if recipe.shortcut else model
+        self.average: nn.Module | None = None
+        if shards is None or distributed.processes() == 1:
+            self.trained, self.average = model, deepcopy(model) if recipe.average else None
+            network = shortcut(model) if recipe.shortcut else model
+        else:  # the shortcut calls parts of a block, whose weights come together for the whole one
+            check_shards(recipe, compiled)
+            network = self.trained = distributed.sharded(model, shards)
+            self.average = distributed.sharded(model, shards) if recipe.average else None
+        self.weight = next(self.trained.parameters())
+        self.optimizer = make_optimizer(self.trained, recipe)
         if compiled:
             network.compile()
         self.network = distributed.wrap(network)
         self.epoch, self.step, self.seconds = 0, 0, 0.0
-        self.losses = self.weight.new_zeros(len(data.train) // recipe.batch_size)
+        steps = len(data.train) // recipe.batch_size
+        self.losses = torch.zeros(steps, dtype=self.weight.dtype, device=self.weight.device)
         self.shuffle = generator.get_state()
         if state is not None:
             check_same("the training", state.settings, self.settings())
@@ -108,19 +118,26 @@ class Training:
             self.check_finite(losses)
             self.epoch, self.step, self.seconds = self.epoch + 1, 0, 0.0
             done = self.snapshot()
-            if self.average is not None:
-                self.model.load_state_dict(self.average.state_dict())
-            val = evaluate(self.model, self.data.val)
+            self.take_average()
+            val = evaluate(self.trained, self.data.val)
             self.check_finite(torch.tensor([val.loss]), self.epoch * len(self.losses))
             self.last, self.begun = done, False
             yield Epoch(self.epoch, losses.mean().item(), *val, time.perf_counter() - start)
-        if self.average is not None:  # also where a finished state was all there is
-            self.model.load_state_dict(self.average.state_dict())
+        self.take_average()  # also where a finished state was all there is
+
+    def take_average(self) -> None:
+        """Bring the average of the weights, if there is one, and all shares into the model."""
+        if self.average is not None:
+            self.trained.load_state_dict(self.average.state_dict())
+        if self.trained is not self.model:
+            held = self.model.state_dict()
+            for name, tensor in self.trained.state_dict().items():
+                held[name].copy_(distributed.whole(tensor))
 
     def finish_epoch(self, on_step: Callable[[Step], None] | None, start: float) -> None:
         """Train to the end of the epoch, keeping the loss of every step."""
         recipe, steps = self.recipe, self.recipe.epochs * len(self.losses)
-        self.model.train()
+        self.trained.train()
         for batch in self.rest_of_epoch():
             number = self.epoch * len(self.losses) + self.step + 1
             distributed.own_dropout(self.generator.initial_seed(), number)
@@ -129,7 +146,7 @@ class Training:
             self.losses[self.step] = loss
             self.step, self.seconds = self.step + 1, time.perf_counter() - start
             if self.average is not None:
-                update_average(self.average, self.model, recipe.average, number)
+                update_average(self.average, self.trained, recipe.average, number)
             if on_step is not None:
                 on_step(Step(number, steps, loss, accuracy))
 
@@ -167,8 +184,8 @@ class Training:
         start = self.epoch * len(self.losses) + 1 if first is None else first
         number, loss = start + int(wrong[0]), losses[wrong[0]].item()
         self.restore(self.last)
-        if self.average is not None and not self.last.step:
-            self.model.load_state_dict(self.average.state_dict())  # as at the record
+        if not self.last.step:
+            self.take_average()  # as at the record
         place = f"epoch {self.epoch}" + (f" and {self.step} steps" if self.step else "")
         raise ValueError(
             f"the loss became {loss} at step {number} (learning rate {self.rate(number):.2g}); "
@@ -179,16 +196,17 @@ class Training:
         """Everything that training changes, as it is now: to be saved or resumed, not changed.
 
         Within an epoch it is a new copy, at a record the one that is kept for a loss that is not
-        finite. Of several processes all have to call this.
+        finite. Of several processes all have to call this; shares are put together on the first.
         """
-        return self.snapshot() if self.step else self.last
+        state = self.snapshot() if self.step else self.last
+        return replace(state, tensors=distributed.gathered(state.tensors))
 
     def snapshot(self) -> State:
         """A new state."""
         named: dict[str, dict[str, Tensor]] = {
             f"optimizer.{i}": entry for i, entry in self.optimizer.state_dict()["state"].items()
         }
-        named["model"] = self.model.state_dict()
+        named["model"] = self.trained.state_dict()
         named["average"] = {} if self.average is None else self.average.state_dict()
         named["epoch"] = {
             "losses": distributed.mean(self.losses.clone())
@@ -203,13 +221,16 @@ class Training:
 
     def restore(self, state: State) -> None:
         """Put everything back to where a state was taken."""
-        self.model.load_state_dict(state.part("model"))
-        if self.average is not None:
-            self.average.load_state_dict(state.part("average"))
+        share = distributed.shared_as
+        for module, part in ((self.trained, "model"), (self.average, "average")):
+            if module is not None:
+                held, kept = module.state_dict(), state.part(part)
+                module.load_state_dict({name: share(held[name], t) for name, t in kept.items()})
         entries: dict[int, dict[str, Tensor]] = {}
+        weights = [p for group in self.optimizer.param_groups for p in group["params"]]
         for name, tensor in state.part("optimizer").items():
             i, _, kind = name.partition(".")
-            entries.setdefault(int(i), {})[kind] = tensor.clone()
+            entries.setdefault(int(i), {})[kind] = share(weights[int(i)], tensor).clone()
         self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": entries})
         self.epoch, self.step, self.seconds = state.epoch, state.step, state.seconds
         self.losses.copy_(state.tensors["epoch.losses"])
@@ -245,6 +266,14 @@ def train_step(
     optimizer.step()
     loss, accuracy = torch.stack(scores).mean(dim=0)
     return loss, accuracy
+
+
+def check_shards(recipe: Recipe, compiled: bool) -> None:
+    """Raise ValueError for what needs the whole weights in one place."""
+    if recipe.optimizer != "adamw":
+        raise ValueError(f"fsdp trains with adamw: {recipe.optimizer} needs whole matrices")
+    if compiled:
+        raise ValueError("fsdp and compile do not go together here: leave one of them out")
 
 
 def random_numbers(device: torch.device) -> Any:

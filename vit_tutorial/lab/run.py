@@ -18,7 +18,7 @@ import torch
 from tqdm import tqdm
 
 from vit_tutorial.data import Data
-from vit_tutorial.errors import shown
+from vit_tutorial.errors import shown, unknown
 from vit_tutorial.lab import distributed
 from vit_tutorial.lab.folders import FolderData
 from vit_tutorial.lab.loop import Step, Training
@@ -37,7 +37,8 @@ except ImportError:  # on Windows nothing keeps two trainings apart
 
 WRITTEN = ("state.safetensors", "model.safetensors", "metrics.jsonl", "card.json", "report.html")
 # options that may change when a run is resumed
-FREE = ("run", "given", "command", "out", "resume", "save_minutes", "device", "compile", "root")
+FREE = ("run", "given", "command", "out", "resume", "save_minutes", "device", "compile", "root",
+        "parallel")  # fmt: skip
 
 
 class Run(NamedTuple):
@@ -86,6 +87,8 @@ def fit(
     state, about = saved(args, names)
     if not 0 <= args.seed < 2**63:
         raise ValueError(f"--seed must lie in 0..{2**63 - 1}, got {args.seed}")
+    if (parallel := getattr(args, "parallel", "ddp")) not in ("ddp", "fsdp"):
+        raise unknown("parallel", parallel, ("ddp", "fsdp"))
     device = distributed.join(chosen_device(args.device))
     with redirect_stdout(None) if distributed.rank() else nullcontext():
         torch.manual_seed(args.seed)
@@ -98,12 +101,15 @@ def fit(
             print(f"{shown(args.out)} is finished: {state.epoch} epochs, nothing to do")
             return True
         print(*run.described().values(), f"on {device}", sep="\n")
-        run.model.to(device)
+        shards = device if parallel == "fsdp" and distributed.processes() > 1 else None
+        if parallel == "fsdp" and shards is None:
+            print("one process: it holds the whole model (torchrun starts several)")
+        run.model.to("cpu" if shards else device)
         check_abilities(run, device)
         with nullcontext() if distributed.rank() else locked(args.out):
             if state is None and not distributed.rank():
                 check_free(args.out, names)  # as another training may have left it meanwhile
-            history = follow(run, state, about)
+            history = follow(run, state, about, shards)
             better = bool(distributed.rank()) or finish(run, history, show, device)
         print(*(f"  {shown(args.out / name)}" for name in names), sep="\n")
         return better
@@ -214,7 +220,9 @@ def check_abilities(run: Run, device: torch.device) -> None:
         raise ValueError(f"{device} cannot do {what} here: {in_a_line(error)}") from error
 
 
-def follow(run: Run, state: State | None, about: dict[str, Any]) -> list[dict[str, Any]]:
+def follow(
+    run: Run, state: State | None, about: dict[str, Any], shards: torch.device | None
+) -> list[dict[str, Any]]:
     """Train under a progress bar; after every epoch save state, weights and a line of figures.
 
     Ctrl-C, SIGTERM and the end of another process are reported together with how to go on.
@@ -253,7 +261,7 @@ def follow(run: Run, state: State | None, about: dict[str, Any]) -> list[dict[st
 
     with asked_to_stop() as asked:
         try:
-            training = Training(model, data, recipe, generator, state, args.compile)
+            training = Training(model, data, recipe, generator, state, args.compile, shards)
             with bar:
                 for epoch in training.epochs(on_step):
                     history.append(asdict(epoch))
