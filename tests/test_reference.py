@@ -6,12 +6,15 @@ import sys
 import nbformat
 import pytest
 import torch
+from docutils.core import publish_doctree
+from docutils.nodes import reference
 
 from tools.sync_book import ROOT
 from vit_tutorial import VisionTransformer
 from vit_tutorial.weights.layouts import read_checkpoint
 
 sys.path.insert(0, str(ROOT / "book" / "_ext"))
+import mentions
 import terms
 
 timm = pytest.importorskip("timm", reason="in the extra `compare`")
@@ -40,6 +43,54 @@ def test_a_term_leads_to_the_paragraph_that_sets_it_in_italics():
     assert terms.insert(notebook, "05_x", glossary) == []
     assert "\n\n(term-key-05)=\nThis is a *key*." in notebook.cells[0].source
     assert terms.insert(notebook, "05_x", glossary.replace("key", "lock")) == ["lock"]
+
+
+def test_a_first_mention_leads_to_the_glossary_or_the_reference():
+    page = """
+The class token
+===============
+
+**Class
+tokens** read; a class token, `a token`_ and ``patchify(x)`` are there once, so is an ``unknown``,
+and ``patches.patchify`` again, two ``load``. A token, tokenized.
+
+.. _a token: elsewhere.html
+
+.. raw:: html
+
+   <details>
+
+Some softmax is folded.
+
+.. raw:: html
+
+   </details>
+
+The MLP, a Mlp, the softmax, the head and a value.
+"""
+    named = ("class token", "token", "softmax", "MLP", "key", "head (of classification)")
+    found = {("term", name): f"book/glossary.html#{name}" for name in named}
+    found |= {("py", name): f"book/api.html#{name}" for name in
+              ("vit.patches.patchify", "vit.data.load", "vit.files.load")}  # fmt: skip
+    tree = publish_doctree(page)
+    mentions.lead(tree, "../", "01", GLOSSARY, found)
+    links = [(node.astext().replace("\n", " "), node["refuri"]) for node in tree.findall(reference)]
+    assert links == [
+        ("Class tokens", "../book/glossary.html#class token"),
+        ("a token", "elsewhere.html"),
+        ("patchify(x)", "../book/api.html#vit.patches.patchify"),
+        ("token", "../book/glossary.html#token"),
+        ("MLP", "../book/glossary.html#MLP"),
+        ("softmax", "../book/glossary.html#softmax"),
+    ]
+    assert tree.astext() == publish_doctree(page).astext()  # not a word has changed
+
+
+def test_a_word_of_several_meanings_is_a_link_only_where_its_entry_leads():
+    for chapter, links in (("05", ["value"]), ("06", [])):
+        tree = publish_doctree("The value counts.")
+        mentions.lead(tree, "../", chapter, GLOSSARY, {("term", "key"): "book/glossary.html#key"})
+        assert [node.astext() for node in tree.findall(reference)] == links
 
 
 def test_attention_maps_of_a_timm_model_are_those_of_ours():
