@@ -2,10 +2,11 @@
 
     python tools/colab_check.py [05 08 ... | all] [--keep FOLDER] [--torch-index ADDRESS]
 
-A new environment gets torch, torchvision, a kernel and a few more. Each notebook goes alone into an empty
-folder, and its own first cell installs the package; what it installed is removed before the next
-one. The project's address is led to the last commit of this checkout, so the check needs a package
-index but no published repository. A number names a chapter and, where there is one, its exercises.
+A new environment gets torch, torchvision, a kernel and a few more. Each notebook goes alone into
+an empty folder, and its own first cell installs the package; what it installed is removed before
+the next one. The project's address is led to the last commit of this checkout, so the check needs
+a package index but no published repository. A number names a chapter and, where there is one, its
+exercises.
 
 With --keep, FOLDER holds the environment and what was found, in results.json: the next call with
 the same FOLDER runs only notebooks that have not passed with this notebook and this package.

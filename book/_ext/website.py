@@ -32,6 +32,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 from address import PLACEHOLDER, pages, repository  # noqa: E402
 
 UNUSED = ("fontawesome", "sphinx-thebe", "mathjax", "THEBE_JS_URL")  # in a script's name or text
+SEARCH = "search_sections.js"  # which the page of the search alone needs
 # what the converter does not know, and what browsers show otherwise than TeX
 LATEX = {"{aligned}": "{align*}", "\\arg\\min": "\\operatorname{arg\\,min}"}
 MATHML = {
@@ -143,7 +144,7 @@ def languages(docname: str) -> list[tuple[str, str]]:
 def describe(app: Any, page: str, template: str, context: dict[str, Any], tree: Any) -> None:
     """Give a page its scripts, its head and its row of links."""
     for key in ("script_files", "css_files"):
-        kept = [item for item in context.get(key, []) if not unused(item)]
+        kept = [item for item in context.get(key, []) if not unused(item, page)]
         context[key] = list({(str(item), body(item)): item for item in kept}.values())
     if not page.startswith(("book/", "translations/")):
         return
@@ -217,10 +218,10 @@ def body(item: Any) -> str:
     return (getattr(item, "attributes", None) or {}).get("body") or ""
 
 
-def unused(item: Any) -> bool:
-    """Whether no page needs this script or style sheet."""
+def unused(item: Any, page: str) -> bool:
+    """Whether the page does not need this script or style sheet."""
     words = f"{getattr(item, 'filename', None) or item} {body(item)}"
-    return any(name in words for name in UNUSED)
+    return any(name in words for name in (*UNUSED, *[SEARCH] * (page != "search")))
 
 
 def finish(app: Any, exception: Exception | None) -> None:
@@ -234,6 +235,8 @@ def finish(app: Any, exception: Exception | None) -> None:
     card(built)
     for path in built.rglob("*.html"):
         text = ICON_SCRIPT.sub("", path.read_text(encoding="utf-8"))
+        # a script chooses light or dark; without one, code has no colours before either is chosen
+        text = text.replace('data-theme="auto"', 'data-theme="light"', 1)
         if path.parent.name != "_static":
             text = IMAGE.sub(functools.partial(waiting, path), text)
         path.write_text(text, encoding="utf-8")
