@@ -18,6 +18,7 @@ import re
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from docutils import nodes
 from fontTools.subset import Subsetter
@@ -113,6 +114,8 @@ def links(docname: str, slug: str) -> list[tuple[str, str]]:
         found.append(("Open in Colab", f"{colab}/{path}"))
         if (ROOT / exercises).exists():
             found.append(("Exercises in Colab", f"{colab}/{exercises}"))
+        binder = f"https://mybinder.org/v2/gh/{slug}/main?labpath={quote(path, safe='')}"
+        found.append(("Open in Binder", binder))
     if notebook:
         found.append(("Download the notebook", f"{up}_sources/{path}"))
         if (ROOT / exercises).exists():
