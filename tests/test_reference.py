@@ -52,7 +52,7 @@ The class token
 
 **Class
 tokens** read; a class token, `a token`_ and ``patchify(x)`` are there once, so is an ``unknown``,
-and ``patches.patchify`` again, two ``load``. A token, tokenized.
+and ``patchify`` again, a ``load``. A token, tokenized.
 
 .. _a token: elsewhere.html
 
@@ -70,15 +70,14 @@ The MLP, a Mlp, the softmax, the head and a value.
 """
     named = ("class token", "token", "softmax", "MLP", "key", "head (of classification)")
     found = {("term", name): f"book/glossary.html#{name}" for name in named}
-    found |= {("py", name): f"book/api.html#{name}" for name in
-              ("vit.patches.patchify", "vit.data.load", "vit.files.load")}  # fmt: skip
+    names = {name: f"book/api.html#{name}" for name in ("patchify", "patches.patchify")}
     tree = publish_doctree(page)
-    mentions.lead(tree, "../", "01", GLOSSARY, found)
+    mentions.lead(tree, "../", mentions.terms_of(GLOSSARY, "01", found), names)
     links = [(node.astext().replace("\n", " "), node["refuri"]) for node in tree.findall(reference)]
     assert links == [
         ("Class tokens", "../book/glossary.html#class token"),
         ("a token", "elsewhere.html"),
-        ("patchify(x)", "../book/api.html#vit.patches.patchify"),
+        ("patchify(x)", "../book/api.html#patchify"),
         ("token", "../book/glossary.html#token"),
         ("MLP", "../book/glossary.html#MLP"),
         ("softmax", "../book/glossary.html#softmax"),
@@ -89,8 +88,32 @@ The MLP, a Mlp, the softmax, the head and a value.
 def test_a_word_of_several_meanings_is_a_link_only_where_its_entry_leads():
     for chapter, links in (("05", ["value"]), ("06", [])):
         tree = publish_doctree("The value counts.")
-        mentions.lead(tree, "../", chapter, GLOSSARY, {("term", "key"): "book/glossary.html#key"})
+        terms = mentions.terms_of(GLOSSARY, chapter, {("term", "key"): "book/glossary.html#key"})
+        mentions.lead(tree, "../", terms, {})
         assert [node.astext() for node in tree.findall(reference)] == links
+
+
+def test_a_chapter_knows_the_names_that_it_imports_or_defines():
+    first = (
+        "%pip list\nfrom vit_tutorial import load_pretrained\nfrom vit_tutorial.data import load"
+    )
+    sources = [
+        first,
+        "def patchify(): ...",
+        "if True:\n    %pip list\nfrom torch import batch_size",
+    ]
+    cells = [dict(cell_type="code", metadata={}, source=[text]) for text in sources]
+    cells[1]["metadata"] = {"tags": ["source:vit_tutorial.patches.patchify"]}
+    there = ["data.load", "files.load", "weights.checkpoint.load_pretrained", "patches.patchify",
+             "lab.recipes.batch_size"]  # fmt: skip
+    found = {("py", f"vit_tutorial.{name}"): name for name in there}
+    names = mentions.names_of(cells, found)
+    assert {name: to for name, to in names.items() if "." not in name} == {
+        "load": "data.load",
+        "load_pretrained": "weights.checkpoint.load_pretrained",
+        "patchify": "patches.patchify",
+    }
+    assert names["files.load"] == "files.load"
 
 
 def test_attention_maps_of_a_timm_model_are_those_of_ours():

@@ -28,12 +28,8 @@ from typing import Any
 from address import PLACEHOLDER
 
 ROOT = Path(__file__).resolve().parents[1]
-GIVEN = ["torch", "torchvision", "ipykernel", "nbclient", "nbformat", "matplotlib"]  # as in Colab,
-GIVEN += [
-    "scikit-learn",
-    "safetensors",
-    "tqdm",
-]  # but for einops and jaxtyping, to be on the safe side
+GIVEN = ["torch", "torchvision", "ipykernel", "nbclient", "nbformat", "matplotlib"]  # as in Colab
+GIVEN += ["scikit-learn", "safetensors", "tqdm"]  # einops is left out, to be on the safe side
 LIMIT = 30  # seconds for the set-up cell
 RUN = """
 import nbformat, sys, time

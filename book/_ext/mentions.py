@@ -1,13 +1,15 @@
 """Each chapter leads to the glossary and to the reference where it first names something of theirs.
 
 The first mention of a term of the glossary, in running text, becomes a link to its entry; the first
-`name` in code type of a function or class of the package, a link to the reference. What is folded,
-a heading, a caption, a link already, or the output of a cell, stays as it is. No chapter is edited
-for it.
+`name` in code type of a function or class that the chapter imports or defines, a link to the
+reference. What is folded, a heading, a caption, a link already, or the output of a cell, stays as
+it is. No chapter is edited for it.
 """
 
 from __future__ import annotations
 
+import ast
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,14 +56,36 @@ def index(app: Any) -> Index:
     return found
 
 
-def by_name(found: Index) -> dict[str, str]:
-    """The package's objects by every ending of their dotted name that only one of them has."""
-    short: dict[str, set[str]] = {}
-    for kind, name in found:
-        parts = name.split(".") if kind == "py" else []
-        for start in range(len(parts)):
-            short.setdefault(".".join(parts[start:]), set()).add(name)
-    return {name: found["py", full.pop()] for name, full in short.items() if len(full) == 1}
+def names_of(cells: list[dict[str, Any]], found: Index) -> dict[str, str]:
+    """The package's objects by the names that a chapter has for them, and by module.name.
+
+    A chapter knows what it imports, and what a cell tagged source: defines.
+    """
+    whole = {name for kind, name in found if kind == "py"}
+    last = {name: [full for full in whole if full.endswith(f".{name}")]
+            for name in {full.rsplit(".", 1)[1] for full in whole}}  # fmt: skip
+    known = set[str]()
+    for cell in cells:
+        if cell["cell_type"] == "code":
+            tags = cell["metadata"].get("tags", [])
+            known |= {tag.removeprefix("source:") for tag in tags if tag.startswith("source:")}
+            known |= imported("".join(cell["source"]))
+    names = {full.split(".", 1)[1]: found["py", full] for full in whole}
+    names |= {".".join(full.split(".")[-2:]): found["py", full] for full in whole}
+    for full in known:
+        name = full.rsplit(".", 1)[-1]
+        # what __init__ offers stands in the reference under its own module
+        full = full if full in whole or len(last.get(name, [])) != 1 else last[name][0]
+        if full in whole:
+            names[name] = found["py", full]
+    return names
+
+
+def imported(code: str) -> set[str]:
+    """The dotted names of what a cell takes from the package."""
+    body = ast.parse(re.sub(r"^(\s*)[%!].*", r"\1pass", code, flags=re.M)).body
+    return {f"{line.module}.{name.name}" for line in body if isinstance(line, ast.ImportFrom)
+            and (line.module or "").startswith("vit_tutorial") for name in line.names}  # fmt: skip
 
 
 def pattern(names: list[str]) -> re.Pattern[str]:
@@ -107,14 +131,19 @@ def link(to: str, kind: str, *content: nodes.Node) -> nodes.reference:
     return nodes.reference("", "", *content, internal=True, refuri=to, classes=[f"{kind}-link"])
 
 
-def lead(tree: nodes.document, up: str, chapter: str, glossary: str, found: Index) -> None:
-    """Make links of the first mentions; `up` leads from the page to the site's root."""
-    names = by_name(found)
-    terms = {
-        pattern(entry): up + found["term", entry[0]]
+def terms_of(glossary: str, chapter: str, found: Index) -> dict[re.Pattern[str], str]:
+    """What each term looks like that may become a link in this chapter, and where it leads."""
+    return {
+        pattern(entry): found["term", entry[0]]
         for entry, chapters in groups(glossary)
         if ("term", entry[0]) in found and (chapter in chapters or not SEVERAL & set(entry))
     }
+
+
+def lead(
+    tree: nodes.document, up: str, terms: dict[re.Pattern[str], str], names: dict[str, str]
+) -> None:
+    """Make links of the first mentions; `up` leads from the page to the site's root."""
     for node in list(running(tree)):
         if isinstance(node, nodes.literal):
             name = re.sub(r"\(.*\)$", "", node.astext())
@@ -122,10 +151,10 @@ def lead(tree: nodes.document, up: str, chapter: str, glossary: str, found: Inde
                 names = {other: there for other, there in names.items() if there != to}
                 node.parent.replace(node, link(up + to, "api", node.deepcopy()))
         else:
-            node.parent.replace(node, linked(node.astext(), terms))
+            node.parent.replace(node, linked(node.astext(), terms, up))
 
 
-def linked(text: str, terms: dict[re.Pattern[str], str]) -> list[nodes.Node]:
+def linked(text: str, terms: dict[re.Pattern[str], str], up: str) -> list[nodes.Node]:
     """A text in pieces, the first mentions among them as links; those terms then lead nowhere.
 
     At each place the longest term counts, so that a second "class token" is not a first "token".
@@ -136,17 +165,19 @@ def linked(text: str, terms: dict[re.Pattern[str], str]) -> list[nodes.Node]:
         *_, hit = min(hits)
         to, terms[hit.re] = terms[hit.re], ""
         made += [nodes.Text(text[: hit.start()]), nodes.Text(hit[0])]
-        made[-1:] = [link(to, "term", made[-1])] if to else made[-1:]
+        made[-1:] = [link(up + to, "term", made[-1])] if to else made[-1:]
         text = text[hit.end() :]
     return [piece for piece in [*made, nodes.Text(text)] if piece.astext()]
 
 
 def mentions(app: Any, tree: nodes.document, page: str) -> None:
     """Lead a chapter's first mentions to where they are explained."""
-    name = page.rsplit("/", 1)[-1]
-    if app.builder.format == "html" and re.match(r"\d\d_", name):
+    source = Path(app.env.doc2path(page))
+    if app.builder.format == "html" and re.fullmatch(r"\d\d_\w+\.ipynb", source.name):
         glossary = Path(app.srcdir, "book", "glossary.md").read_text(encoding="utf-8")
-        lead(tree, "../" * page.count("/"), name[:2], glossary, index(app))
+        cells, found = json.loads(source.read_text(encoding="utf-8"))["cells"], index(app)
+        terms = terms_of(glossary, source.name[:2], found)
+        lead(tree, "../" * page.count("/"), terms, names_of(cells, found))
 
 
 def setup(app: Any) -> dict[str, Any]:
