@@ -49,7 +49,7 @@ TORCH = "import torch; print(torch.__version__)"
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """Colab's mark, this checkout in the place of the address, and nothing of the caller's."""
+    """Colab's mark, the copy in the place of the address, and nothing of the caller's."""
     kept = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
     return {
         **kept,
@@ -57,9 +57,26 @@ def environment(folder: Path) -> dict[str, str]:
         "COLAB_RELEASE_TAG": "simulated",
         "VIT_TUTORIAL_BUDGET": "quick",
         "GIT_CONFIG_COUNT": "1",
-        "GIT_CONFIG_KEY_0": f"url.{ROOT.as_uri()}.insteadOf",
+        "GIT_CONFIG_KEY_0": f"url.{(folder / 'repository').as_uri()}.insteadOf",
         "GIT_CONFIG_VALUE_0": f"https://github.com/{PLACEHOLDER}",
     }
+
+
+def repository(folder: Path) -> None:
+    """A git repository of the last commit alone.
+
+    This checkout itself will not do where it is shallow, as on GitHub: pip's way to clone it
+    (git clone --filter=blob:none) then never ends.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    files = subprocess.run(
+        ["git", "-C", str(ROOT), "archive", "HEAD"], stdout=subprocess.PIPE, check=True
+    )
+    subprocess.run(["tar", "-x"], cwd=folder, input=files.stdout, check=True)
+    who = ["-c", "user.name=colab", "-c", "user.email=colab@users.noreply.github.com"]
+    for words in (["init", "-q"], ["add", "-A"], [*who, "commit", "-q", "-m", "The last commit"]):
+        subprocess.run(["git", *words], cwd=folder, check=True)
 
 
 class Colab:
@@ -130,6 +147,7 @@ def check(found: list[Path], folder: Path, index: list[str]) -> int:
     """Run the notebooks and record each; how many failed."""
     record = folder / "results.json"
     results: dict[str, Any] = json.loads(record.read_text()) if record.exists() else {}
+    repository(folder / "repository")
     colab = Colab(folder, index)
     for notebook in found:
         name, start = notebook.relative_to(ROOT / "book").as_posix(), time.perf_counter()
