@@ -19,7 +19,8 @@
       const told = [...block.querySelectorAll("em, strong")].some((part) => phrase.test(words(part)));
       const rank = 10 * share(text.toLowerCase()) + 6 * phrase.test(text) + 3 * told
         + 4 * share(heading ? words(heading).toLowerCase() : "") + 4 * title
-        - 2 * Boolean(block.closest("pre")) - 1 * (block === heading);
+        + 1.5 * Boolean(heading && heading.localName !== "h1")
+        - 4 * Boolean(block.closest("pre")) - 1 * (block === heading) - 6 * Boolean(block.closest(".citation"));
       if (!found || rank > found.rank) found = { rank, text, section, heading };
     }
     return found;
@@ -46,13 +47,16 @@
       link.append(" › " + words(found.heading));
     }
     result.dataset.rank = anchor ? 30 : found.rank;
+    const same = [...result.parentElement.children].filter((other) => other.querySelector("a").href === link.href);
+    if (same.length > 1) return same[1].remove();
     const after = [...result.parentElement.children].find((other) => rankOf(other) < rankOf(result));
     if (after) after.before(result);
   }
 
   addEventListener("DOMContentLoaded", () => {
     Search.makeSearchSummary = (page, terms, anchor) => {
-      const summary = document.createElement("p"), stems = [...terms];
+      const summary = document.createElement("p");
+      const stems = [...terms].map((stem) => stem.replace(/i$/, ""));  // of "patchify" it is "patchifi"
       summary.className = "context";
       const article = new DOMParser().parseFromString(page, "text/html").querySelector(".bd-article");
       if (!article || !stems.length) return summary;
