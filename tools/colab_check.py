@@ -40,7 +40,7 @@ with client.setup_kernel():
     for index, cell in enumerate(notebook.cells):
         start = time.perf_counter()
         client.execute_cell(cell, index)
-        if "pip install" in cell.source:  # the set-up cell
+        if "%pip install" in cell.source:  # the set-up cell
             print(f"{time.perf_counter() - start:.1f}")
             print("".join(o.get("text", "") for o in cell.outputs).strip().splitlines()[-1])
 """
