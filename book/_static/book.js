@@ -48,6 +48,11 @@ document.addEventListener("DOMContentLoaded", () => {
       if (read && link === read.link) link.setAttribute("aria-current", "true");
       else link.removeAttribute("aria-current");
     }
+    const box = read && read.link.closest(".bd-sidebar-secondary");  // a long list is scrolled along
+    if (!box) return;
+    const { top, bottom } = read.link.getBoundingClientRect(), frame = box.getBoundingClientRect();
+    if (top < frame.top + 60) box.scrollTop += top - frame.top - 60;
+    else if (bottom > frame.bottom - 20) box.scrollTop += bottom - frame.bottom + 20;
   };
   addEventListener("scroll", () => {
     if (!waits) requestAnimationFrame(light);
