@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 import pytest
 from fontTools.ttLib import TTFont
 
+from tools import check_pages
 from tools.sync_book import ROOT
 
 sys.path.insert(0, str(ROOT / "book" / "_ext"))
@@ -119,6 +120,17 @@ def outline(path):
 )
 def test_a_translation_says_what_its_original_says(path):
     assert outline(path) == outline(ROOT / "book" / path.name)
+
+
+def test_a_dead_link_and_code_without_colours_are_found(tmp_path):
+    text = '<html data-theme="auto"><a href="b.html#here">b</a><a href="c.html">c</a></html>'
+    (tmp_path / "a.html").write_text(text, encoding="utf-8")
+    (tmp_path / "b.html").write_text('<html data-theme="light"><p id="there"></html>', "utf-8")
+    assert check_pages.dead_links(tmp_path) == [
+        "a.html: code has no colours without a script",
+        "a.html: dead link b.html#here",
+        "a.html: dead link c.html",
+    ]
 
 
 def test_a_page_of_the_book_has_no_script_for_the_search():

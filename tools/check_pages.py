@@ -67,30 +67,42 @@ HEAVY = 400_000  # bytes of a first visit, compressed
 UNSEEN = """() => [...document.querySelectorAll("figcaption")]
   .filter((words) => !words.closest("details:not([open])") && !words.getClientRects().length)
   .map((words) => words.closest("figure").id)"""
+UNLIT = """async () => {
+  if (!document.querySelector("nav.page-toc a[href^='#']")) return false;
+  scrollTo({ top: document.documentElement.scrollHeight / 2, behavior: "instant" });
+  await new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
+  const lit = document.querySelectorAll("nav.page-toc a[aria-current]").length;
+  scrollTo({ top: 0, behavior: "instant" });
+  return lit !== 1;
+}"""
 TOO_WIDE = "document.documentElement.scrollWidth > innerWidth"
 
 
 class Page(HTMLParser):
-    """The places of one page that can be linked to, and the links that it holds."""
+    """The places of one page that can be linked to, its links, and its colours without a script."""
 
     def __init__(self, path: Path):
         super().__init__()
         self.places: set[str] = set()
         self.links: list[str] = []
+        self.theme = ""
         self.feed(path.read_text(encoding="utf-8"))
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         found = dict(attrs)
+        self.theme = self.theme or found.get("data-theme") or ""
         self.places |= {found[name] or "" for name in ("id", "name") if name in found}
         self.links += [found[name] or "" for name in ("href", "src") if name in found]
 
 
 def dead_links(root: Path) -> list[str]:
-    """Every link within the pages below `root` whose file or place is not there."""
+    """Every link below `root` whose file or place is not there, and pages without colours."""
     paths = [path for path in sorted(root.rglob("*.html")) if "_static" not in path.parts]
     pages = {path: Page(path) for path in paths}
     dead = []
     for path, page in pages.items():
+        if page.theme not in ("", "light"):
+            dead.append(f"{path.relative_to(root)}: code has no colours without a script")
         for link in dict.fromkeys(page.links):
             parts = urlsplit(link)
             of_site = path.name == "404.html" and link.startswith("/")  # shown at any address
@@ -171,6 +183,8 @@ async def faults(page, address: str, root: Path) -> list[str]:
         await page.set_viewport_size({"width": width, "height": 900})
         if await page.evaluate(TOO_WIDE):
             found.append(f"wider than {width} pixels")
+    if await page.evaluate(UNLIT):
+        found.append("halfway down, the contents do not light the section that is read")
     await page.add_style_tag(content=STILL)
     await page.evaluate(THIN)
     for scheme in ("light", "dark"):
