@@ -12,6 +12,7 @@ from tools import check_pages
 from tools.sync_book import ROOT
 
 sys.path.insert(0, str(ROOT / "book" / "_ext"))
+import styles
 import website
 
 
@@ -120,6 +121,21 @@ def outline(path):
 )
 def test_a_translation_says_what_its_original_says(path):
     assert outline(path) == outline(ROOT / "book" / path.name)
+
+
+def test_a_style_sheet_keeps_what_a_page_or_a_script_has():
+    known = styles.used(['<p class="a b"><script>x.className = "c"</script>'], ["add('by-script')"])
+    assert known >= {"a", "b", "c", "by-script"}
+    css = (
+        '/*! a licence */@import "x.css";/* gone */.a>p,.lost .a{color:red}'
+        "@media print{.lost{top:0}.b:not(.lost){top:1px}}@media screen{.lost{top:0}}"
+        "@font-face{src:url(f)}.by-script,.a:is(.lost,.b){left:0}.bs-made-auto{left:1px}.lost{left:0}"
+    )
+    assert styles.smaller(css, known) == (
+        '/*! a licence */@import "x.css";.a>p{color:red}@media print{.b:not(.lost){top:1px}}'
+        "@font-face{src:url(f)}.by-script,.a:is(.lost,.b){left:0}.bs-made-auto{left:1px}"
+    )
+    assert styles.smaller("a{b{c{d}}}", known) == "a{b{c{d}}}"  # not understood
 
 
 def test_a_dead_link_and_code_without_colours_are_found(tmp_path):

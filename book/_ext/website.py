@@ -1,7 +1,8 @@
 """What makes the built site light, still and easy to find.
 
 1. Formulas become MathML while the book is built: no script, no font, nothing moves or waits.
-2. Scripts and source maps that no page needs are left out; the icon font keeps the icons in use.
+2. Scripts, source maps and styles that no page needs are left out; the icon font keeps the icons
+   in use.
 3. Every page has a description, structured data and, where the address is known, its own address.
 4. Every chapter starts with links: Colab, exercises, download, source, a mistake to report.
 5. With an address, downloads of notebooks hold it; with VIT_TUTORIAL_RELEASE set, one is required.
@@ -29,7 +30,8 @@ from PIL import Image, ImageDraw, ImageFont
 from sphinx.errors import ExtensionError
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tools"))
+sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "book" / "_ext")]
+import styles  # noqa: E402
 from address import PLACEHOLDER, pages, repository  # noqa: E402
 
 UNUSED = ("fontawesome", "sphinx-thebe", "mathjax", "THEBE_JS_URL")  # in a script's name or text
@@ -251,6 +253,7 @@ def finish(app: Any, exception: Exception | None) -> None:
         text = path.read_text(encoding="utf-8")
         if slug != PLACEHOLDER and PLACEHOLDER in text:
             path.write_text(text.replace(PLACEHOLDER, slug), encoding="utf-8")
+    styles.prune(built)
     if slug != PLACEHOLDER:
         sitemap(built, pages(slug))
 
