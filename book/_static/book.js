@@ -39,7 +39,7 @@ document.addEventListener("DOMContentLoaded", () => {
   let lit = null, waits = false;
   const light = () => {
     const atEnd = innerHeight + scrollY > document.documentElement.scrollHeight - 2;
-    const read = entries.filter(({ place }) => place.getBoundingClientRect().top < (atEnd ? innerHeight : 160)).pop();
+    const read = entries.filter(({ place }) => place.getBoundingClientRect().top < (atEnd ? innerHeight : 80)).pop();
     waits = false;
     if (read === lit) return;
     lit = read;

@@ -20,7 +20,7 @@
       const rank = 10 * share(text.toLowerCase()) + 6 * phrase.test(text) + 3 * told
         + 4 * share(heading ? words(heading).toLowerCase() : "") + 4 * title
         + 1.5 * Boolean(heading && heading.localName !== "h1")
-        - 4 * Boolean(block.closest("pre")) - 1 * (block === heading) - 6 * Boolean(block.closest(".citation"));
+        - 4 * Boolean(block.closest("pre")) - 1 * (block === heading) - 12 * Boolean(block.closest(".citation"));
       if (!found || rank > found.rank) found = { rank, text, section, heading };
     }
     return found;
@@ -47,6 +47,9 @@
       link.append(" › " + words(found.heading));
     }
     result.dataset.rank = anchor ? 30 : found.rank;
+    const page = (other) => other.querySelector("a").href.split("#")[0];
+    const entries = [...result.parentElement.children].filter((other) => other.querySelector("a").hash.startsWith("#term-"));
+    if (!anchor && entries.some((other) => page(other) === page(result))) return result.remove();
     const same = [...result.parentElement.children].filter((other) => other.querySelector("a").href === link.href);
     if (same.length > 1) return same[1].remove();
     const after = [...result.parentElement.children].find((other) => rankOf(other) < rankOf(result));
