@@ -22,7 +22,7 @@ RUN = @$(STEP) $(BIN)/python
 NBVAL := -p tools.twice -p no:cacheprovider --nbval-lax --nbval-current-env \
 	--nbval-cell-timeout=300 --nbval-sanitize-with=tools/nbval_sanitize.cfg
 
-.PHONY: help install lint unit notebooks book pages test quick serve outputs colab print release clean
+.PHONY: help install lint unit notebooks book pages browser test quick serve outputs colab print release clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -70,6 +70,9 @@ book: $(INSTALLED)  ## build the book; a warning is an error
 
 pages: $(INSTALLED)  ## the built pages: links, and in a browser, where there is one, axe and widths
 	$(RUN) tools/check_pages.py
+
+browser: $(INSTALLED)  ## install a Chromium for `make pages`, with what it needs of the system
+	@$(BIN)/playwright install --with-deps chromium
 
 test: lint unit notebooks book pages  ## everything that CI runs
 	@echo 'test: all steps passed'

@@ -3,6 +3,7 @@
 import ast
 import inspect
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -266,3 +267,18 @@ def test_the_wheel_holds_the_package_its_types_and_its_weights_and_nothing_else(
     assert set(names) == expected | {"vit_tutorial/py.typed"}
     assert any(name.endswith("LICENSE") for name in metadata)
     assert any(name.endswith("entry_points.txt") for name in metadata)
+
+
+def test_two_builds_from_two_copies_give_the_same_wheel(tmp_path):
+    wheels = []
+    for name in ("one", "two"):
+        ignore = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(PACKAGE, tmp_path / name / "vit_tutorial", ignore=ignore)
+        for file in ("pyproject.toml", "README.md", "LICENSE"):
+            shutil.copy(ROOT / file, tmp_path / name)
+        for path in tmp_path.glob("two/**/*.py"):
+            os.utime(path, (10**9, 10**9))  # another time than the other copy's
+        python("-m", "hatchling", "build", "-t", "wheel", "-d", "dist", cwd=tmp_path / name)
+        wheels += [path.read_bytes() for path in (tmp_path / name / "dist").glob("*.whl")]
+    assert len(wheels) == 2
+    assert wheels[0] == wheels[1]

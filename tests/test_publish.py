@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from urllib.parse import unquote
 
 import nbformat
 import pytest
@@ -18,6 +19,9 @@ from tools.sync_book import ROOT
 sys.path.insert(0, str(ROOT / "tools"))
 import address
 import publish
+
+sys.path.insert(0, str(ROOT / "book" / "_ext"))
+import website
 
 FORK = "someone/their-fork"
 NAMES = ["pagoda", "palace", "boat", "bee", "bus"]
@@ -85,6 +89,34 @@ def test_what_is_published_leads_to_the_fork(fork, tmp_path):
         text = path.read_text(encoding="utf-8")
         assert "OWNER/REPO" not in text
         assert f"pip install -q git+https://github.com/{FORK}" in text
+
+
+def test_every_link_of_every_chapter_leads_to_a_file(fork, tmp_path):
+    assert publish.write(tmp_path, FORK)
+    raw = f"github.com/{FORK}/blob"
+    for path in ROOT.glob("book/[0-9]*.ipynb"):
+        for label, link in website.links(f"book/{path.stem}", FORK):
+            link = unquote(link)
+            if "mybinder.org" in link:
+                there = ROOT / link.split(f"/{FORK}/main?labpath=")[1]
+            elif "colab.research" in link:
+                there = tmp_path / link.split(f"/github/{FORK}/blob/colab/")[1]
+            elif "/issues/new" in link:
+                template = link.split("issues/new?template=")[1].split("&")[0]
+                there = ROOT / ".github" / "ISSUE_TEMPLATE" / template
+            elif link.startswith("../_sources/"):
+                there = ROOT / link.removeprefix("../_sources/")
+            else:
+                there = ROOT / link.split(f"https://{raw}/main/")[1]
+            assert there.is_file(), (label, link)
+
+
+def test_binder_installs_the_package_and_jupyterlab():
+    lines = (ROOT / ".binder" / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    assert {"torch", "torchvision", "."} <= set(lines)
+    assert any(line.startswith("jupyterlab") for line in lines)
+    version = (ROOT / ".binder" / "runtime.txt").read_text(encoding="utf-8").strip()
+    assert re.fullmatch(r"python-3\.1[1-3]", version)
 
 
 def test_nothing_is_published_without_an_address(monkeypatch, tmp_path, capsys):

@@ -6,12 +6,15 @@ import sys
 import nbformat
 import pytest
 import torch
+from docutils.core import publish_doctree
+from docutils.nodes import reference
 
 from tools.sync_book import ROOT
 from vit_tutorial import VisionTransformer
 from vit_tutorial.weights.layouts import read_checkpoint
 
 sys.path.insert(0, str(ROOT / "book" / "_ext"))
+import mentions
 import terms
 
 timm = pytest.importorskip("timm", reason="in the extra `compare`")
@@ -40,6 +43,77 @@ def test_a_term_leads_to_the_paragraph_that_sets_it_in_italics():
     assert terms.insert(notebook, "05_x", glossary) == []
     assert "\n\n(term-key-05)=\nThis is a *key*." in notebook.cells[0].source
     assert terms.insert(notebook, "05_x", glossary.replace("key", "lock")) == ["lock"]
+
+
+def test_a_first_mention_leads_to_the_glossary_or_the_reference():
+    page = """
+The class token
+===============
+
+**Class
+tokens** read; a class token, `a token`_ and ``patchify(x)`` are there once, so is an ``unknown``,
+and ``patchify`` again, a ``load``. A token, tokenized.
+
+.. _a token: elsewhere.html
+
+.. raw:: html
+
+   <details>
+
+Some softmax is folded.
+
+.. raw:: html
+
+   </details>
+
+The MLP, a Mlp, the softmax, the head and a value.
+"""
+    named = ("class token", "token", "softmax", "MLP", "key", "head (of classification)")
+    found = {("term", name): f"book/glossary.html#{name}" for name in named}
+    names = {name: f"book/api.html#{name}" for name in ("patchify", "patches.patchify")}
+    tree = publish_doctree(page)
+    mentions.lead(tree, "../", mentions.terms_of(GLOSSARY, "01", found), names)
+    links = [(node.astext().replace("\n", " "), node["refuri"]) for node in tree.findall(reference)]
+    assert links == [
+        ("Class tokens", "../book/glossary.html#class token"),
+        ("a token", "elsewhere.html"),
+        ("patchify(x)", "../book/api.html#patchify"),
+        ("token", "../book/glossary.html#token"),
+        ("MLP", "../book/glossary.html#MLP"),
+        ("softmax", "../book/glossary.html#softmax"),
+    ]
+    assert tree.astext() == publish_doctree(page).astext()  # not a word has changed
+
+
+def test_a_word_of_several_meanings_is_a_link_only_where_its_entry_leads():
+    for chapter, links in (("05", ["value"]), ("06", [])):
+        tree = publish_doctree("The value counts.")
+        terms = mentions.terms_of(GLOSSARY, chapter, {("term", "key"): "book/glossary.html#key"})
+        mentions.lead(tree, "../", terms, {})
+        assert [node.astext() for node in tree.findall(reference)] == links
+
+
+def test_a_chapter_knows_the_names_that_it_imports_or_defines():
+    first = (
+        "%pip list\nfrom vit_tutorial import load_pretrained\nfrom vit_tutorial.data import load"
+    )
+    sources = [
+        first,
+        "def patchify(): ...",
+        "if True:\n    %pip list\nfrom torch import batch_size",
+    ]
+    cells = [dict(cell_type="code", metadata={}, source=[text]) for text in sources]
+    cells[1]["metadata"] = {"tags": ["source:vit_tutorial.patches.patchify"]}
+    there = ["data.load", "files.load", "weights.checkpoint.load_pretrained", "patches.patchify",
+             "lab.recipes.batch_size"]  # fmt: skip
+    found = {("py", f"vit_tutorial.{name}"): name for name in there}
+    names = mentions.names_of(cells, found)
+    assert {name: to for name, to in names.items() if "." not in name} == {
+        "load": "data.load",
+        "load_pretrained": "weights.checkpoint.load_pretrained",
+        "patchify": "patches.patchify",
+    }
+    assert names["files.load"] == "files.load"
 
 
 def test_attention_maps_of_a_timm_model_are_those_of_ours():

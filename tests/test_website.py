@@ -8,9 +8,11 @@ from xml.etree import ElementTree
 import pytest
 from fontTools.ttLib import TTFont
 
+from tools import check_pages
 from tools.sync_book import ROOT
 
 sys.path.insert(0, str(ROOT / "book" / "_ext"))
+import styles
 import website
 
 
@@ -60,6 +62,8 @@ def test_a_chapter_of_a_fork_leads_to_the_fork():
     links = dict(website.links("book/05_attention_heads", "someone/their-fork"))
     colab = "https://colab.research.google.com/github/someone/their-fork/blob/colab/book/"
     assert links["Open in Colab"] == colab + "05_attention_heads.ipynb"
+    binder = "https://mybinder.org/v2/gh/someone/their-fork/main?labpath=book%2F05_attention_heads"
+    assert links["Open in Binder"] == binder + ".ipynb"
     source = "https://github.com/someone/their-fork/blob/main/book/05_attention_heads.ipynb"
     assert links["View source"] == source
     assert "title=In+book/05_attention_heads.ipynb" in links["Report a mistake"]
@@ -99,6 +103,56 @@ def test_a_translation_leads_to_the_book_where_it_has_no_page_of_its_own():
     assert "<a href='../../book/02_projection.html'>02</a>" in text[0]
     assert "cite" not in text[0]
     assert "[here](index.md)" in text[0]
+
+
+def outline(path):
+    """The levels of a page's headings, and its code, links and pictures counted."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".ipynb":
+        cells = json.loads(text)["cells"]
+        text = "\n\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+    things = ["```", "$$", "<details>", r"\n- ", r"\n\| "]
+    counts = {thing: len(re.findall(thing.replace("$", r"\$"), text)) for thing in things}
+    return [len(marks) for marks in re.findall(r"^(#+) ", text, re.M)], counts
+
+
+@pytest.mark.parametrize(
+    "path", sorted(ROOT.glob("translations/*/*.[mi]*")), ids=lambda path: path.stem
+)
+def test_a_translation_says_what_its_original_says(path):
+    assert outline(path) == outline(ROOT / "book" / path.name)
+
+
+def test_a_style_sheet_keeps_what_a_page_or_a_script_has():
+    known = styles.used(['<p class="a b"><script>x.className = "c"</script>'], ["add('by-script')"])
+    assert known >= {"a", "b", "c", "by-script"}
+    css = (
+        '/*! a licence */@import "x.css";/* gone */.a>p,.lost .a{color:red}'
+        "@media print{.lost{top:0}.b:not(.lost){top:1px}}@media screen{.lost{top:0}}"
+        "@font-face{src:url(f)}.by-script,.a:is(.lost,.b){left:0}.bs-made-auto{left:1px}.lost{left:0}"
+    )
+    assert styles.smaller(css, known) == (
+        '/*! a licence */@import "x.css";.a>p{color:red}@media print{.b:not(.lost){top:1px}}'
+        "@font-face{src:url(f)}.by-script,.a:is(.lost,.b){left:0}.bs-made-auto{left:1px}"
+    )
+    assert styles.smaller("a{b{c{d}}}", known) == "a{b{c{d}}}"  # not understood
+
+
+def test_a_dead_link_and_code_without_colours_are_found(tmp_path):
+    text = '<html data-theme="auto"><a href="b.html#here">b</a><a href="c.html">c</a></html>'
+    (tmp_path / "a.html").write_text(text, encoding="utf-8")
+    (tmp_path / "b.html").write_text('<html data-theme="light"><p id="there"></html>', "utf-8")
+    assert check_pages.dead_links(tmp_path) == [
+        "a.html: code has no colours without a script",
+        "a.html: dead link b.html#here",
+        "a.html: dead link c.html",
+    ]
+
+
+def test_a_page_of_the_book_has_no_script_for_the_search():
+    assert website.unused("_static/search_sections.js", "book/index")
+    assert not website.unused("_static/search_sections.js", "search")
+    assert not website.unused("_static/site.js", "book/index")
 
 
 def test_a_page_and_its_translation_lead_to_each_other():

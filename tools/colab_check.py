@@ -1,14 +1,20 @@
 """Run notebooks the way Colab does: torch and Jupyter are there, the package is not.
 
-    python tools/colab_check.py [05 08 ... | all] [--torch-index ADDRESS]
+    python tools/colab_check.py [05 08 ... | all] [--keep FOLDER] [--torch-index ADDRESS]
 
-A new environment gets torch, torchvision and the kernel. Each notebook goes alone into an empty
-folder, and its own first cell installs the package. The project's address is led to the last
-commit of this checkout, so the check needs a package index but no published repository. A number
-names a chapter and, where there is one, its exercises.
+A new environment gets torch, torchvision, a kernel and a few more. Each notebook goes alone into
+an empty folder, and its own first cell installs the package; what it installed is removed before
+the next one. The project's address is led to the last commit of this checkout, so the check needs
+a package index but no published repository. A number names a chapter and, where there is one, its
+exercises.
+
+With --keep, FOLDER holds the environment and what was found, in results.json: the next call with
+the same FOLDER runs only notebooks that have not passed with this notebook and this package.
 """
 
 import argparse
+import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -17,11 +23,14 @@ import tempfile
 import time
 import venv
 from pathlib import Path
+from typing import Any
 
 from address import PLACEHOLDER
 
 ROOT = Path(__file__).resolve().parents[1]
 GIVEN = ["torch", "torchvision", "ipykernel", "nbclient", "nbformat", "matplotlib"]  # as in Colab
+GIVEN += ["scikit-learn", "safetensors", "tqdm"]  # einops is left out, to be on the safe side
+LIMIT = 30  # seconds for the set-up cell
 RUN = """
 import nbformat, sys, time
 from nbclient import NotebookClient
@@ -31,15 +40,16 @@ with client.setup_kernel():
     for index, cell in enumerate(notebook.cells):
         start = time.perf_counter()
         client.execute_cell(cell, index)
-        if "setup" in cell.metadata.get("tags", []):
-            print(f"{time.perf_counter() - start:.0f}")
+        if "%pip install" in cell.source:  # the set-up cell
+            print(f"{time.perf_counter() - start:.1f}")
+            print("".join(o.get("text", "") for o in cell.outputs).strip().splitlines()[-1])
 """
 WHERE = "import torch, vit_tutorial; print(torch.__version__, vit_tutorial.__file__)"
 TORCH = "import torch; print(torch.__version__)"
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """Colab's mark, this checkout in the place of the address, and nothing of the caller's."""
+    """Colab's mark, the copy in the place of the address, and nothing of the caller's."""
     kept = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
     return {
         **kept,
@@ -47,19 +57,40 @@ def environment(folder: Path) -> dict[str, str]:
         "COLAB_RELEASE_TAG": "simulated",
         "VIT_TUTORIAL_BUDGET": "quick",
         "GIT_CONFIG_COUNT": "1",
-        "GIT_CONFIG_KEY_0": f"url.{ROOT.as_uri()}.insteadOf",
+        "GIT_CONFIG_KEY_0": f"url.{(folder / 'repository').as_uri()}.insteadOf",
         "GIT_CONFIG_VALUE_0": f"https://github.com/{PLACEHOLDER}",
     }
 
 
+def repository(folder: Path) -> None:
+    """A git repository of the last commit alone.
+
+    This checkout itself will not do where it is shallow, as on GitHub: pip's way to clone it
+    (git clone --filter=blob:none) then never ends.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    files = subprocess.run(
+        ["git", "-C", str(ROOT), "archive", "HEAD"], stdout=subprocess.PIPE, check=True
+    )
+    subprocess.run(["tar", "-x"], cwd=folder, input=files.stdout, check=True)
+    who = ["-c", "user.name=colab", "-c", "user.email=colab@users.noreply.github.com"]
+    for words in (["init", "-q"], ["add", "-A"], [*who, "commit", "-q", "-m", "The last commit"]):
+        subprocess.run(["git", *words], cwd=folder, check=True)
+
+
 class Colab:
-    """An environment as Colab has it, in a folder."""
+    """An environment as Colab has it, in a folder, made where it is not there."""
 
     def __init__(self, folder: Path, index: list[str]):
         self.folder, self.settings = folder, environment(folder)
-        venv.create(folder / "venv", with_pip=True)
-        pins = ["-c", str(ROOT / "constraints.txt")]
-        self.do(folder, "-m", "pip", "install", "-q", *index, *pins, *GIVEN)
+        given = folder / "given.txt"  # written last, so that half an environment is made anew
+        if not given.exists():
+            venv.create(folder / "venv", with_pip=True, clear=True)
+            pins = ["-c", str(ROOT / "constraints.txt")]
+            self.do(folder, "-m", "pip", "install", "-q", *index, *pins, *GIVEN)
+            given.write_text("\n".join(sorted(self.installed())), encoding="utf-8")
+        self.given = set(given.read_text(encoding="utf-8").split())
         self.torch = self.do(folder, "-c", TORCH)
 
     def do(self, place: Path, *words: str) -> str:
@@ -70,19 +101,28 @@ class Colab:
         )
         return run.stdout.strip()
 
-    def run(self, notebook: Path) -> str:
-        """Run one notebook alone; the seconds of its first cell. Raises RuntimeError if off."""
-        self.do(self.folder, "-m", "pip", "uninstall", "-q", "-y", "vit_tutorial")
+    def installed(self) -> set[str]:
+        """The names of all packages of the environment."""
+        listed = json.loads(self.do(self.folder, "-m", "pip", "list", "--format", "json"))
+        return {package["name"] for package in listed}
+
+    def run(self, notebook: Path) -> tuple[float, str]:
+        """Run one notebook alone; the seconds of its set-up cell and the last line it printed.
+
+        Raises RuntimeError where torch was changed, or the package came from elsewhere.
+        """
+        if more := self.installed() - self.given:
+            self.do(self.folder, "-m", "pip", "uninstall", "-q", "-y", *sorted(more))
         with tempfile.TemporaryDirectory(dir=self.folder) as place:
             empty = Path(place)
             shutil.copy(notebook, empty)
-            seconds = self.do(empty, "-c", RUN, notebook.name)
+            seconds, said = self.do(empty, "-c", RUN, notebook.name).splitlines()
             after, where = self.do(empty, "-c", WHERE).split(maxsplit=1)
         if after != self.torch:
             raise RuntimeError(f"torch was {self.torch}, and the first cell made it {after}")
         if not Path(where).is_relative_to((self.folder / "venv").resolve()):
             raise RuntimeError(f"the package was not installed by the notebook, but is {where}")
-        return seconds
+        return float(seconds), said
 
 
 def notebooks(names: list[str]) -> list[Path]:
@@ -91,31 +131,66 @@ def notebooks(names: list[str]) -> list[Path]:
     return [p for p in found if names == ["all"] or p.name[:2] in {name[:2] for name in names}]
 
 
+def git(*words: str) -> str:
+    """What git says of this checkout."""
+    command = ["git", "-C", str(ROOT), *words]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def state(notebook: Path) -> str:
+    """A short name of what is checked: this notebook with the package of the last commit."""
+    package = git("rev-parse", "HEAD:vit_tutorial", "HEAD:pyproject.toml")
+    return hashlib.sha256(notebook.read_bytes() + package.encode()).hexdigest()[:16]
+
+
+def check(found: list[Path], folder: Path, index: list[str]) -> int:
+    """Run the notebooks and record each; how many failed."""
+    record = folder / "results.json"
+    results: dict[str, Any] = json.loads(record.read_text()) if record.exists() else {}
+    repository(folder / "repository")
+    colab = Colab(folder, index)
+    for notebook in found:
+        name, start = notebook.relative_to(ROOT / "book").as_posix(), time.perf_counter()
+        passed = results.get(name, {})
+        if passed.get("passed") and passed["state"] == state(notebook):
+            print(f"colab: {name} has passed before, set-up cell {passed['setup']} s")
+            continue
+        result: dict[str, Any] = {"state": state(notebook), "passed": False}
+        try:
+            result["setup"], result["said"] = colab.run(notebook)
+            result["passed"] = True
+            told = f"passed, set-up cell {result['setup']} s: {result['said']}"
+            if result["setup"] > LIMIT:
+                told += f" (slow: more than {LIMIT} s)"
+        except (subprocess.CalledProcessError, RuntimeError) as error:
+            result["error"] = str(error)
+            told = f"FAILED: {error}"
+        result["seconds"] = round(time.perf_counter() - start)
+        results[name] = result
+        record.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        print(f"colab: {name} {told}; {result['seconds']} s in all", flush=True)
+    names = [notebook.relative_to(ROOT / "book").as_posix() for notebook in found]
+    return sum(not results[name]["passed"] for name in names)
+
+
 def main() -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("chapters", nargs="*", default=["05"], help="numbers, or all")
+    parser.add_argument("--keep", type=Path, help="a folder for environment and results")
     parser.add_argument("--torch-index", help="an extra index for a torch without CUDA")
     options = parser.parse_args()
     found = notebooks(options.chapters)
     if not found:
         parser.error(f"no chapter {' '.join(options.chapters)} in book/")
     index = ["--extra-index-url", options.torch_index] if options.torch_index else []
-    status = ["git", "status", "--porcelain", "vit_tutorial", "pyproject.toml"]
-    if subprocess.run(status, cwd=ROOT, capture_output=True, text=True, check=True).stdout:
+    if git("status", "--porcelain", "vit_tutorial", "pyproject.toml"):
         print("note: not everything is committed, and the check sees the last commit")
-    failed = 0
+    if options.keep:
+        options.keep.mkdir(parents=True, exist_ok=True)
+        return int(check(found, options.keep.resolve(), index) > 0)
     with tempfile.TemporaryDirectory() as folder:
-        colab = Colab(Path(folder).resolve(), index)
-        for notebook in found:
-            name, start = notebook.relative_to(ROOT / "book"), time.perf_counter()
-            try:
-                first = colab.run(notebook)
-                told = f"passed in {time.perf_counter() - start:.0f} s, first cell {first} s"
-            except (subprocess.CalledProcessError, RuntimeError) as error:
-                failed, told = failed + 1, f"FAILED: {error}"
-            print(f"colab: {name} {told}", flush=True)
-    return int(failed > 0)
+        return int(check(found, Path(folder).resolve(), index) > 0)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""What a first visit costs: bytes over the wire, largest paint and layout shift on a slow phone.
+"""What a visit costs: bytes over the wire, largest paint and layout shift on a slow phone.
 
     python tools/weigh_pages.py [book/05_attention_heads ...]     every page by default
 
+"after" are the bytes of a visit that comes from another page of the book, whose files are kept.
 A phone of 390 x 844 pixels with a processor four times slower and 9 Mbit/s, 60 ms away; files are
 compressed as GitHub Pages does. Times differ from machine to machine; bytes do not.
 """
@@ -61,8 +62,8 @@ class Compressed(http.server.SimpleHTTPRequestHandler):
         """Say nothing."""
 
 
-async def visit(chrome, address: str, name: str) -> tuple[int, int, int, float]:
-    """Bytes and requests of a first visit, largest paint in ms, and layout shift."""
+async def visit(chrome, address: str, name: str) -> tuple[int, int, int, int, float]:
+    """Bytes and requests of a first visit, bytes of a later one, largest paint in ms, and shift."""
     context = await chrome.new_context(
         viewport={"width": 390, "height": 844}, device_scale_factor=2, is_mobile=True
     )
@@ -81,7 +82,15 @@ async def visit(chrome, address: str, name: str) -> tuple[int, int, int, float]:
         for path, size in sorted(Compressed.sent.items(), key=lambda item: -item[1])[:12]:
             print(f"    {size / 1000:7.1f} KB  {path}")
     await context.close()
-    return weight, count, seen["paint"], seen["shift"]
+    context = await chrome.new_context(viewport={"width": 390, "height": 844})
+    page = await context.new_page()
+    for place in ("book/notation", name):
+        Compressed.sent.clear()
+        await page.goto(f"{address}/{place}.html", wait_until="load")
+        await page.wait_for_timeout(300)
+    after = sum(Compressed.sent.values())
+    await context.close()
+    return weight, count, after, seen["paint"], seen["shift"]
 
 
 async def main(names: list[str]) -> None:
@@ -96,12 +105,13 @@ async def main(names: list[str]) -> None:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         async with async_playwright() as play:
             chrome = await browser(play)
-            print(f"{'page':34}{'KB':>7}{'files':>7}{'paint s':>9}{'shift':>8}")
+            print(f"{'page':34}{'KB':>7}{'files':>7}{'after':>7}{'paint s':>9}{'shift':>8}")
             for name in names:
-                weight, count, paint, shift = await visit(
+                weight, count, after, paint, shift = await visit(
                     chrome, f"http://127.0.0.1:{server.server_port}", name
                 )
-                print(f"{name:34}{weight / 1000:7.0f}{count:7}{paint / 1000:9.2f}{shift:8.3f}")
+                told = f"{name:34}{weight / 1000:7.0f}{count:7}{after / 1000:7.0f}"
+                print(f"{told}{paint / 1000:9.2f}{shift:8.3f}", flush=True)
             await chrome.close()
         server.shutdown()
 

@@ -1,7 +1,8 @@
 """What makes the built site light, still and easy to find.
 
 1. Formulas become MathML while the book is built: no script, no font, nothing moves or waits.
-2. Scripts and source maps that no page needs are left out; the icon font keeps the icons in use.
+2. Scripts, source maps and styles that no page needs are left out; the icon font keeps the icons
+   in use.
 3. Every page has a description, structured data and, where the address is known, its own address.
 4. Every chapter starts with links: Colab, exercises, download, source, a mistake to report.
 5. With an address, downloads of notebooks hold it; with VIT_TUTORIAL_RELEASE set, one is required.
@@ -18,6 +19,7 @@ import re
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from docutils import nodes
 from fontTools.subset import Subsetter
@@ -28,10 +30,12 @@ from PIL import Image, ImageDraw, ImageFont
 from sphinx.errors import ExtensionError
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tools"))
+sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "book" / "_ext")]
+import styles  # noqa: E402
 from address import PLACEHOLDER, pages, repository  # noqa: E402
 
 UNUSED = ("fontawesome", "sphinx-thebe", "mathjax", "THEBE_JS_URL")  # in a script's name or text
+SEARCH = "search_sections.js"  # which the page of the search alone needs
 # what the converter does not know, and what browsers show otherwise than TeX
 LATEX = {"{aligned}": "{align*}", "\\arg\\min": "\\operatorname{arg\\,min}"}
 MATHML = {
@@ -112,6 +116,8 @@ def links(docname: str, slug: str) -> list[tuple[str, str]]:
         found.append(("Open in Colab", f"{colab}/{path}"))
         if (ROOT / exercises).exists():
             found.append(("Exercises in Colab", f"{colab}/{exercises}"))
+        binder = f"https://mybinder.org/v2/gh/{slug}/main?labpath={quote(path, safe='')}"
+        found.append(("Open in Binder", binder))
     if notebook:
         found.append(("Download the notebook", f"{up}_sources/{path}"))
         if (ROOT / exercises).exists():
@@ -143,7 +149,7 @@ def languages(docname: str) -> list[tuple[str, str]]:
 def describe(app: Any, page: str, template: str, context: dict[str, Any], tree: Any) -> None:
     """Give a page its scripts, its head and its row of links."""
     for key in ("script_files", "css_files"):
-        kept = [item for item in context.get(key, []) if not unused(item)]
+        kept = [item for item in context.get(key, []) if not unused(item, page)]
         context[key] = list({(str(item), body(item)): item for item in kept}.values())
     if not page.startswith(("book/", "translations/")):
         return
@@ -217,10 +223,10 @@ def body(item: Any) -> str:
     return (getattr(item, "attributes", None) or {}).get("body") or ""
 
 
-def unused(item: Any) -> bool:
-    """Whether no page needs this script or style sheet."""
+def unused(item: Any, page: str) -> bool:
+    """Whether the page does not need this script or style sheet."""
     words = f"{getattr(item, 'filename', None) or item} {body(item)}"
-    return any(name in words for name in UNUSED)
+    return any(name in words for name in (*UNUSED, *[SEARCH] * (page != "search")))
 
 
 def finish(app: Any, exception: Exception | None) -> None:
@@ -234,6 +240,8 @@ def finish(app: Any, exception: Exception | None) -> None:
     card(built)
     for path in built.rglob("*.html"):
         text = ICON_SCRIPT.sub("", path.read_text(encoding="utf-8"))
+        # a script chooses light or dark; without one, code has no colours before either is chosen
+        text = text.replace('data-theme="auto"', 'data-theme="light"', 1)
         if path.parent.name != "_static":
             text = IMAGE.sub(functools.partial(waiting, path), text)
         path.write_text(text, encoding="utf-8")
@@ -245,6 +253,7 @@ def finish(app: Any, exception: Exception | None) -> None:
         text = path.read_text(encoding="utf-8")
         if slug != PLACEHOLDER and PLACEHOLDER in text:
             path.write_text(text.replace(PLACEHOLDER, slug), encoding="utf-8")
+    styles.prune(built)
     if slug != PLACEHOLDER:
         sitemap(built, pages(slug))
 

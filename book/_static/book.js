@@ -28,6 +28,37 @@ document.addEventListener("DOMContentLoaded", () => {
   };
   reach();
   addEventListener("resize", reach);
+  // The section that is read is lit in the page's contents. The theme's own way to do it knows no
+  // section that is longer than ten screens.
+  const entries = [];
+  for (const link of document.querySelectorAll("nav.page-toc a[href^='#']")) {
+    const place = document.getElementById(decodeURIComponent(link.hash.slice(1)));
+    if (place) entries.push({ link, place });
+  }
+  document.body.removeAttribute("data-bs-spy");
+  let lit = null, waits = false;
+  const light = () => {
+    const atEnd = innerHeight + scrollY > document.documentElement.scrollHeight - 2;
+    const read = entries.filter(({ place }) => place.getBoundingClientRect().top < (atEnd ? innerHeight : 80)).pop();
+    waits = false;
+    if (read === lit) return;
+    lit = read;
+    for (const { link } of entries) {
+      link.classList.toggle("active", Boolean(read) && link.parentElement.contains(read.link));
+      if (read && link === read.link) link.setAttribute("aria-current", "true");
+      else link.removeAttribute("aria-current");
+    }
+    const box = read && read.link.closest(".bd-sidebar-secondary");  // a long list is scrolled along
+    if (!box) return;
+    const { top, bottom } = read.link.getBoundingClientRect(), frame = box.getBoundingClientRect();
+    if (top < frame.top + 60) box.scrollTop += top - frame.top - 60;
+    else if (bottom > frame.bottom - 20) box.scrollTop += bottom - frame.bottom + 20;
+  };
+  addEventListener("scroll", () => {
+    if (!waits) requestAnimationFrame(light);
+    waits = true;
+  }, { passive: true });
+  light();
   // What do you expect? The output below waits until the reader asks for it.
   for (const output of document.querySelectorAll(".cell.tag_expect > .cell_output")) {
     const fold = document.createElement("details"), ask = document.createElement("summary");
