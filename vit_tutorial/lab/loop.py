@@ -20,11 +20,12 @@ from torch.nn import functional as F
 from vit_tutorial.data import Data, batches, check_labels
 from vit_tutorial.lab import distributed
 from vit_tutorial.lab.augment import AUGMENTATIONS, cutmix
-from vit_tutorial.lab.optim import make_optimizer, update_average
+from vit_tutorial.lab.optim import kept_after_a_step, make_optimizer, update_average
 from vit_tutorial.lab.recipes import Recipe
 from vit_tutorial.lab.resume import State, check_same
 from vit_tutorial.lab.shortcut import shortcut
 from vit_tutorial.train import Epoch, evaluate, number_of_logits, schedule, set_rate
+from vit_tutorial.weights.files import check_numbers
 
 Batch = tuple[Float[Tensor, "B C H W"], Int[Tensor, " B"] | Float[Tensor, "B K"]]
 
@@ -78,13 +79,28 @@ class Training:
         self.epoch, self.step, self.seconds = 0, 0, 0.0
         self.losses = self.weight.new_zeros(len(data.train) // recipe.batch_size)
         self.shuffle = generator.get_state()
+        self.last, self.begun = self.snapshot(), False
         if state is not None:
-            check_same("the training", state.settings, self.settings())
-            ours, theirs = model.state_dict(), state.part("model")
-            shapes = [{name: tuple(t.shape) for name, t in part.items()} for part in (theirs, ours)]
-            check_same("the training of this model", *shapes)
-            self.restore(state)
-        self.last, self.begun = state or self.snapshot(), False
+            self.resume(state)
+
+    def resume(self, state: State) -> None:
+        """Go on where a state was taken; ValueError, before anything changes, if it cannot be."""
+        check_same("the training", state.settings, self.settings())
+        n = len(self.losses)
+        if state.step > n or state.epoch * n + state.step > self.recipe.epochs * n:
+            raise ValueError(f"there is no step {state.step} after epoch {state.epoch}")
+        expected = {name: kind(t) for name, t in self.last.tensors.items()}
+        if state.epoch or state.step:
+            expected |= {f"optimizer.{k}": kind(t) for k, t in kept_after_a_step(self.optimizer)}
+        found = {name: kind(t) for name, t in state.tensors.items()}
+        if found.get("epoch.dropout", "").startswith("uint8"):  # of any device
+            expected["epoch.dropout"] = found["epoch.dropout"]
+        check_same("the training of this model", found, expected)
+        for name, tensor in state.tensors.items():
+            if tensor.is_floating_point():
+                check_numbers(name, tensor)
+        self.restore(state)
+        self.last = state
 
     def settings(self) -> dict[str, Any]:
         """What has to be the same when a state is resumed."""
@@ -216,7 +232,7 @@ class Training:
         self.shuffle = state.tensors["epoch.shuffle"]
         self.generator.set_state(state.tensors["epoch.generator"])
         source, dropout = random_numbers(self.weight.device), state.tensors["epoch.dropout"]
-        if len(source.get_rng_state()) == len(dropout):  # not after a move to another device
+        if source.get_rng_state().shape == dropout.shape:  # not after a move to another device
             source.set_rng_state(dropout)
 
 
@@ -245,6 +261,11 @@ def train_step(
     optimizer.step()
     loss, accuracy = torch.stack(scores).mean(dim=0)
     return loss, accuracy
+
+
+def kind(tensor: Tensor) -> str:
+    """What a tensor is, such as "float32 (8, 16)"."""
+    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
 
 
 def random_numbers(device: torch.device) -> Any:

@@ -6,7 +6,7 @@ at a time; here matrices of equal shape share one batched product in the precisi
 since on a CPU without bfloat16 an epoch with the former takes 2.7 times as long.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from vit_tutorial.lab.recipes import Recipe
 from vit_tutorial.train import parameter_groups
 
 MOMENTUM = 0.95
+ADAMW, MUON = ("exp_avg", "exp_avg_sq"), ("momentum",)  # what they keep of a parameter
 Group = dict[str, Any]  # the parameters of an optimizer's group, and its settings
 
 
@@ -33,6 +34,15 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     if recipe.optimizer == "muon":
         return Muon(groups, betas=(0.9, 0.95), fused=True)
     return torch.optim.AdamW(groups, fused=True)
+
+
+def kept_after_a_step(optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor]]:
+    """The tensors that `make_optimizer`'s has from its first step on: each name, and one alike."""
+    groups = optimizer.param_groups
+    for i, (p, muon) in enumerate((p, "parts" in g) for g in groups for p in g["params"]):
+        if p.requires_grad:
+            yield f"{i}.step", torch.zeros(())
+            yield from ((f"{i}.{kind}", p) for kind in (MUON if muon else ADAMW))
 
 
 def update_average(average: nn.Module, model: nn.Module, keep: float, step: int) -> None:

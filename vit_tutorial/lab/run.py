@@ -12,7 +12,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_type_hints
 
 import torch
 from tqdm import tqdm
@@ -25,9 +25,10 @@ from vit_tutorial.lab.loop import Step, Training
 from vit_tutorial.lab.recipes import Recipe
 from vit_tutorial.lab.report import baseline, wilson
 from vit_tutorial.lab.resume import State, check_same, fingerprint, load_state, save_state
-from vit_tutorial.model import VisionTransformer
-from vit_tutorial.train import default_device, predictions
+from vit_tutorial.model import VisionTransformer, ViTConfig
+from vit_tutorial.train import Epoch, default_device, predictions
 from vit_tutorial.weights import checkpoint
+from vit_tutorial.weights.files import from_json, is_a, listed, reading
 from vit_tutorial.weights.preprocessing import preprocessing
 
 try:
@@ -36,6 +37,9 @@ except ImportError:  # on Windows nothing keeps two trainings apart
     fcntl = None  # type: ignore[assignment]
 
 WRITTEN = ("state.safetensors", "model.safetensors", "metrics.jsonl", "card.json", "report.html")
+NUMBERS = get_type_hints(ViTConfig) | get_type_hints(Recipe) | {"image_size": int}
+KINDS = {name: kind | None for name, kind in NUMBERS.items()}  # of options; the others are text
+KINDS |= {"data": str, "seed": int, "weights": str, "frozen": bool}
 # options that may change when a run is resumed
 FREE = ("run", "given", "command", "out", "resume", "save_minutes", "device", "compile", "root")
 
@@ -189,11 +193,27 @@ def saved(args: argparse.Namespace, names: tuple[str, ...]) -> tuple[State | Non
     if not file.exists():
         raise ValueError(f"{args.out} holds nothing to resume: start without --resume")
     state, about = load_state(file)
-    if missing := {"command", "history", "options", "settings"} - set(about):
-        raise ValueError(f"{file} is not of a run like this one: it says no {sorted(missing)}")
+    with reading(file):
+        check_about(about, state.epoch, args)
     kept = {name: value for name, value in about["options"].items() if name not in args.given}
     vars(args).update(kept, command=about["command"])
     return state, about
+
+
+def check_about(about: dict[str, Any], epochs: int, args: argparse.Namespace) -> None:
+    """Raise ValueError unless a state says of its run what one like this needs to know."""
+    needed = {"command": str, "history": list, "options": dict, "settings": dict}
+    wrong = [name for name, kind in needed.items() if not is_a(about.get(name), kind)]
+    options = {"data": None, "seed": None} | about["options"] if not wrong else {}
+    for name, value in options.items():
+        kind = KINDS.get(name, str | None)
+        if name in FREE or name not in args or not is_a(value, kind):
+            wrong.append(f"--{name}")
+    if wrong:
+        raise ValueError(f"it is not of a run like this one: see its {listed(wrong)}")
+    numbers = [from_json(Epoch, epoch, "its history").number for epoch in about["history"]]
+    if numbers != list(range(1, epochs + 1)):
+        raise ValueError(f"its history is of the epochs {numbers}, expected 1 to {epochs}")
 
 
 def check_abilities(run: Run, device: torch.device) -> None:
@@ -228,8 +248,6 @@ def follow(run: Run, state: State | None, about: dict[str, Any]) -> list[dict[st
     size, saved = recipe.batch_size, time.monotonic()
     per_epoch = len(data.train) // size
     done = 0 if state is None else state.epoch * per_epoch + state.step
-    bar = tqdm(total=recipe.epochs * per_epoch * size, initial=done * size, unit="img",
-               unit_scale=True, disable=not first)  # fmt: skip
 
     def keep() -> None:
         nonlocal saved
@@ -253,8 +271,12 @@ def follow(run: Run, state: State | None, about: dict[str, Any]) -> list[dict[st
 
     with asked_to_stop() as asked:
         try:
-            training = Training(model, data, recipe, generator, state, args.compile)
-            with bar:
+            training = Training(model, data, recipe, generator, compiled=args.compile)
+            if state is not None:
+                with reading(file):
+                    training.resume(state)
+            with tqdm(total=recipe.epochs * per_epoch * size, initial=done * size, unit="img",
+                      unit_scale=True, disable=not first) as bar:  # fmt: skip
                 for epoch in training.epochs(on_step):
                     history.append(asdict(epoch))
                     keep()  # before the weights: a folder with weights can be resumed
