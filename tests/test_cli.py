@@ -497,6 +497,9 @@ def test_info_takes_another_size_and_number_of_classes(capsys):
         ([*QUICK, "--seed", "-1"], "--seed must lie in 0..9223372036854775807, got -1"),
         ([*QUICK, "--dropout", "1"], "dropout must lie in [0, 1), got 1.0"),
         ([*QUICK, "--augment", "1e30"], "augment must be at most 10, got 1e+30"),
+        ([*QUICK, "--augment", "nan"], "augment must be a number, got nan"),
+        ([*QUICK, "--weight-decay", "1e9"], "weight_decay times the learning rate must be below 1"),
+        ([*QUICK, "--save-minutes", "nan"], "--save-minutes must be at least 0, got nan"),
         ([*QUICK, "--hidden-size", "1000000000"], "training would take more than"),
         ([*QUICK, "--layers", "1000000000"], "training would take more than"),
         ([*QUICK, "--image-size", "32"], "image_size=32 is for folders; digits"),
@@ -507,6 +510,11 @@ def test_info_takes_another_size_and_number_of_classes(capsys):
         (["predict", "nowhere.png"], "cannot read the image nowhere.png"),
         (["predict", "nowhere.png", "--top", "0"], "--top must be at least 1, got 0"),
         (["info", "B"], "unknown variant 'B'; did you mean"),
+        (["info", "B/16", "--classes", "9" * 20], f"no tensor holds {'9' * 20} classes of images"),
+        (
+            ["info", "B/16", "--image-size", "1" + "0" * 20],
+            "no tensor holds 1000 classes of images",
+        ),
         (["info", "B/16", "--image-size", "100"], "patch_size 16 does not divide image_size 100"),
     ],
 )

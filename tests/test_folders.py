@@ -541,8 +541,17 @@ def test_a_split_that_is_missing_is_taken_from_train(tmp_path, other):
         (["train/cat", "val/cat", "Validation/cat"], "are both for the same split: keep one"),
         (["train/train/cat", "train/test/cat"], "looks like a split, not a class: rename it"),
         (["photos/cat", "photos/dog"], r"photos holds only folders \(cat, dog\)"),
+        (
+            ["photos/train"],
+            r"photos holds only folders \(train\) .* if those are splits or classes",
+        ),
         (["cat/train", "cat/test", "dog/train"], r"cat holds only folders \(test, train\)"),
         (["train/cat", "train/dog", "test/cat"], "do not hold the same classes: only one .* dog"),
+        (["train/cat", "test"], "only one of them has cat; sort the images in .*test into folders"),
+        (
+            ["train/a/images", "train/b/images", "val/images"],
+            "or give folder:.*train, to split that",
+        ),
         (["train"], "train holds no folder: expected one sub-folder of images for each class"),
         ([""], "holds no folder: expected one sub-folder of images for each class"),
     ],
@@ -644,6 +653,15 @@ def test_a_file_on_disk_that_cannot_be_read_is_named_before_training(tmp_path, o
         on_disk(name)
 
 
+def test_images_may_lie_in_a_folder_of_that_name_as_in_tiny_imagenet(tmp_path):
+    for name in ("n01443537", "n01629819"):
+        write_folder(tmp_path / name, classes=["images"], count=20)
+        (tmp_path / name / f"{name}_boxes.txt").touch()
+    loaded = load(f"folder:{tmp_path}")
+    assert loaded.classes == ["n01443537", "n01629819"]
+    assert counts(loaded) == [[15, 15], [1, 1], [4, 4]]
+
+
 # ---- a folder that grows
 
 
@@ -664,6 +682,26 @@ def test_a_grown_folder_is_split_as_it_was_with_all_that_is_new_to_test(
     (new,) = each_image(again.test) - each_image(first.test)
     assert set(new) == {1, 2, 3}
     assert torch.equal(again.test.mean, again.train.mean)
+
+
+def test_what_is_new_since_a_training_began_is_left_out(tmp_path, capsys, on_disk):
+    first = load(write_folder(tmp_path, count=20), seed=1)
+    Image.new("RGB", (60, 40), (1, 2, 3)).save(tmp_path / "dog" / "10a.png")
+    write_folder(tmp_path, classes=["cow"])  # between the two
+    capsys.readouterr()
+    for read in (load, on_disk):
+        again = read(f"folder:{tmp_path}", seed=1, only=first.files)
+        assert capsys.readouterr().err == (
+            f"{tmp_path}: 7 images are new since the training began: left out\n"
+        )
+        assert (again.classes, again.files) == (first.classes, first.files)
+        for one, other in zip(splits(first), splits(again), strict=True):
+            assert torch.equal(one.images, other.images[:])
+            assert torch.equal(one.labels, other.labels)
+            assert torch.equal(one.mean, other.mean)
+    (tmp_path / "dog" / "3.png").unlink()
+    with pytest.raises(ValueError, match="1 of the 40 images that the training had in .* are gone"):
+        load(f"folder:{tmp_path}", seed=1, only=first.files)
 
 
 def test_what_was_moved_from_train_to_test_is_no_test_image(tmp_path):

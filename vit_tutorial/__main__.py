@@ -160,6 +160,13 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong with the words of a command as the rest does: nothing raw."""
+
+    def error(self, message: str) -> Any:
+        super().error(shown(message, 2000))
+
+
 class Help(argparse.RawDescriptionHelpFormatter):
     """Keeps the line breaks of the examples and prints defaults."""
 
@@ -171,9 +178,7 @@ class Help(argparse.RawDescriptionHelpFormatter):
 def parser() -> argparse.ArgumentParser:
     """All commands and their options."""
     about = "A small Vision Transformer: train it, test it, ask it, look inside."
-    top = argparse.ArgumentParser(
-        prog="vit-tutorial", description=about, epilog=EXAMPLES, formatter_class=Help
-    )
+    top = Parser(prog="vit-tutorial", description=about, epilog=EXAMPLES, formatter_class=Help)
     said = f"vit-tutorial {version('vit-tutorial')}"
     top.add_argument("--version", action="version", version=said)
     commands = top.add_subparsers(required=True, metavar="COMMAND")
@@ -277,7 +282,8 @@ def new_run(args: argparse.Namespace) -> Run:
 
 def own_data(args: argparse.Namespace, **reading: Any) -> Data:
     """The data set to train on; ValueError unless there are classes to tell apart."""
-    data = load(args.data, args.root, args.seed, apart=True, **reading)
+    files = vars(args).get("files")  # of a training that is resumed
+    data = load(args.data, args.root, args.seed, apart=True, only=files, **reading)
     if len(data.classes) < 2:
         raise ValueError(
             f"{shown(data.name)} has one class, {shown(data.classes[0])!r}: expected at least two"
@@ -488,9 +494,13 @@ def run_info(args: argparse.Namespace) -> None:
     """Print the shapes from image to logits and the parameters of each part."""
     stated = {"image_size": args.image_size, "classes": args.classes}
     config = variant(args.variant, **{k: v for k, v in stated.items() if v is not None})
-    with torch.device("meta"):  # shapes without memory
-        model = VisionTransformer(config)
     (H, W), (rows, cols), D = config.height_width, config.grid, config.hidden_size
+    try:
+        with torch.device("meta"):  # shapes without memory
+            model = VisionTransformer(config)
+    except (TypeError, RuntimeError) as error:  # a size past 2 ** 63
+        said = f"no tensor holds {config.classes} classes of images of {H} x {W} pixels"
+        raise ValueError(said) from error
     N, P, C = rows * cols, config.patch_size, config.channels
     T = N + 1
     steps = [

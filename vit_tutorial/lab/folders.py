@@ -157,6 +157,7 @@ def load(
     prepared: Preprocessing | None = None,
     at_most: int | None = None,
     apart: bool = False,
+    only: Mapping[str, str] | None = None,
 ) -> Data:
     """A data set by name: "folder:PATH", or any name that `vit_tutorial.data.load` knows.
 
@@ -171,8 +172,10 @@ def load(
     then, and whatever was neither trained on nor validated is for testing.
     With `apart`, exact copies of training images are left out of the other splits, and of those
     to validate out of those to test, unless nothing would be left.
-    Raises ValueError for an unknown name, an empty folder, an unreadable image, and a class with
-    too few images to be in every split.
+    With `only`, the `files` of an earlier `FolderData`, the folder is read as it was then: what is
+    new since is left out, and it is said.
+    Raises ValueError for an unknown name, an empty folder, an unreadable image, a class with too
+    few images to be in every split, and images of `only` that are gone.
     """
     if not name.startswith("folder:"):
         if image_size is not None and name in data.NAMES:
@@ -184,7 +187,7 @@ def load(
         if name == "folder:":
             raise ValueError("no folder is named: expected folder:PATH")
         folder = Path(name.removeprefix("folder:")).expanduser()
-        return load_folder(folder, seed, image_size, known, prepared, at_most, apart)
+        return load_folder(folder, seed, image_size, known, prepared, at_most, apart, only)
     except (OSError, RuntimeError) as error:  # a folder that may not be read, an unknown ~user
         raise ValueError(f"cannot read {shown(name)}: {error}") from error
 
@@ -197,12 +200,16 @@ def load_folder(
     prepared: Preprocessing | None,
     at_most: int | None,
     apart: bool,
+    only: Mapping[str, str] | None,
 ) -> FolderData:
     """The images of a folder in three splits, with the mean and std of the training pixels."""
     check_size(prepared.height_width if prepared else image_size)
     classes, listed = find_images(folder)
     paths = sorted(path for part in listed.values() for path, _ in part)
     hashes = {path: hash_of(path) for path in progress(paths, "reading files")}
+    if only is not None:
+        classes, listed = without_new(folder, classes, listed, hashes, only)
+        paths = sorted(path for part in listed.values() for path, _ in part)
     if known is None:
         parts = split_up(listed, seed)
         copies = copies_across(parts, hashes)
@@ -365,6 +372,32 @@ def remembered(
     words = f"{len(train)} images were seen in training, {len(val)} in validation; {len(rest)} are "
     note(folder, f"{words}left to test, {new} of them new since then")
     return [train, val, rest]
+
+
+def without_new(
+    folder: Path,
+    classes: list[str],
+    listed: Mapping[str, list[Listed]],
+    hashes: Mapping[Path, bytes],
+    only: Mapping[str, str],
+) -> tuple[list[str], dict[str, list[Listed]]]:
+    """Classes and images without what an earlier training has not seen; a line says how many.
+
+    Raises ValueError if an image that it has seen is gone.
+    """
+    known = {one for split in SPLITS for one in unpacked(only, split)}
+    if lost := len(known - set(hashes.values())):
+        raise ValueError(
+            f"{lost} of the {len(known)} images that the training had in {shown(folder)} are gone "
+            "or changed: put them back, or begin another training"
+        )
+    old = {path for path, one in hashes.items() if one in known}
+    if len(old) < len(hashes):
+        note(folder, f"{len(hashes) - len(old)} images are new since the training began: left out")
+    labels = sorted({label for part in listed.values() for path, label in part if path in old})
+    number = {label: k for k, label in enumerate(labels)}
+    kept = {s: [(p, number[k]) for p, k in part if p in old] for s, part in listed.items()}
+    return [classes[label] for label in labels], kept
 
 
 def hash_of(path: Path) -> bytes:

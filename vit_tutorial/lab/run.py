@@ -41,7 +41,10 @@ NUMBERS = get_type_hints(ViTConfig) | get_type_hints(Recipe) | {"image_size": in
 KINDS = {name: kind | None for name, kind in NUMBERS.items()}  # of options; the others are text
 KINDS |= {"data": str, "seed": int, "weights": str, "frozen": bool}
 # options that may change when a run is resumed
-FREE = ("run", "given", "command", "out", "resume", "save_minutes", "device", "compile", "root")
+FREE = (
+    "run", "given", "command", "files", "out", "resume", "save_minutes", "device", "compile",
+    "root",
+)  # fmt: skip
 
 
 class Run(NamedTuple):
@@ -90,14 +93,23 @@ def fit(
     state, about = saved(args, names)
     if not 0 <= args.seed < 2**63:
         raise ValueError(f"--seed must lie in 0..{2**63 - 1}, got {args.seed}")
+    if not args.save_minutes >= 0:
+        raise ValueError(f"--save-minutes must be at least 0, got {args.save_minutes}")
     device = distributed.join(chosen_device(args.device))
     with redirect_stdout(None) if distributed.rank() else nullcontext():
         torch.manual_seed(args.seed)
         with distributed.one_by_one():  # the first may have to fetch the images
             run = make(args)
         told = run.told()
-        check_same(str(args.out), about.get("settings", told["settings"]), told["settings"])
-        about |= told
+        old, new = about.get("settings", told["settings"]), told["settings"]
+        if old != new and old | {"images": new["images"]} == new:
+            raise ValueError(
+                f"the images of {run.data.name} are not as they were when the training in "
+                f"{args.out} began, some were moved, renamed or changed: undo that, or give "
+                "another --out"
+            )
+        check_same(str(args.out), old, new)
+        about |= told | ({"files": run.data.files} if isinstance(run.data, FolderData) else {})
         if state and state.epoch == run.recipe.epochs and is_whole(args.out, names):
             print(f"{shown(args.out)} is finished: {state.epoch} epochs, nothing to do")
             return True
@@ -196,7 +208,7 @@ def saved(args: argparse.Namespace, names: tuple[str, ...]) -> tuple[State | Non
     with reading(file):
         check_about(about, state.epoch, args)
     kept = {name: value for name, value in about["options"].items() if name not in args.given}
-    vars(args).update(kept, command=about["command"])
+    vars(args).update(kept, command=about["command"], files=about.get("files"))
     return state, about
 
 
