@@ -700,7 +700,7 @@ def test_what_is_new_since_a_training_began_is_left_out(tmp_path, capsys, on_dis
             assert torch.equal(one.labels, other.labels)
             assert torch.equal(one.mean, other.mean)
     (tmp_path / "dog" / "3.png").unlink()
-    with pytest.raises(ValueError, match="1 of the 40 images that the training had in .* are gone"):
+    with pytest.raises(ValueError, match=r"1 of the 40 images that the training had in .* are gone"):
         load(f"folder:{tmp_path}", seed=1, only=first.files)
 
 
