@@ -690,18 +690,18 @@ def test_what_is_new_since_a_training_began_is_left_out(tmp_path, capsys, on_dis
     write_folder(tmp_path, classes=["cow"])  # between the two
     capsys.readouterr()
     for read in (load, on_disk):
-        again = read(f"folder:{tmp_path}", seed=1, only=first.files)
+        again = read(f"folder:{tmp_path}", seed=1, only=first.listed)
         assert capsys.readouterr().err == (
             f"{tmp_path}: 7 images are new since the training began: left out\n"
         )
-        assert (again.classes, again.files) == (first.classes, first.files)
+        assert (again.classes, again.listed) == (first.classes, first.listed)
         for one, other in zip(splits(first), splits(again), strict=True):
             assert torch.equal(one.images, other.images[:])
             assert torch.equal(one.labels, other.labels)
             assert torch.equal(one.mean, other.mean)
     (tmp_path / "dog" / "3.png").unlink()
-    with pytest.raises(ValueError, match=r"1 of the 40 images that the training had in .* are gone"):
-        load(f"folder:{tmp_path}", seed=1, only=first.files)
+    with pytest.raises(ValueError, match="1 of the 40 images that the training had"):
+        load(f"folder:{tmp_path}", seed=1, only=first.listed)
 
 
 def test_what_was_moved_from_train_to_test_is_no_test_image(tmp_path):

@@ -230,7 +230,8 @@ def test_another_recipe_model_or_data_set_is_refused_with_the_difference(
 def test_other_images_under_the_same_name_are_refused(whole, monkeypatch, capsys):
     monkeypatch.setattr(runs, "fingerprint", lambda data: "another")
     said = refused(capsys, "train", "--resume", "--out", whole)
-    assert f"the images of digits are not as they were when the training in {whole} began" in said
+    assert said.endswith(", asked another")
+    assert "images: saved" in said
 
 
 def test_a_folder_that_grew_while_a_run_was_stopped_is_read_as_it_was(tmp_path, capsys):
@@ -253,13 +254,15 @@ def test_a_folder_that_grew_while_a_run_was_stopped_is_read_as_it_was(tmp_path, 
         patch.setattr(loop, "train_step", stopping)
         assert cli.main([*words, "--out", str(tmp_path / "out")]) == 130
     Image.new("RGB", (90, 90)).save(tmp_path / "photos" / "cats" / "1new.png")
+    shutil.copy(tmp_path / "photos" / "cats" / "2.png", tmp_path / "photos" / "dogs" / "copy.png")
     assert cli.main(["train", "--resume", "--out", str(tmp_path / "out")]) == 0
-    assert "1 images are new since the training began: left out" in capsys.readouterr().err
+    assert "2 images are new since the training began: left out" in capsys.readouterr().err
     assert same(tmp_path / "out", tmp_path / "whole")
     (tmp_path / "photos" / "cats" / "2.png").rename(tmp_path / "photos" / "cats" / "99.png")
     (tmp_path / "out" / "card.json").unlink()
     said = refused(capsys, "train", "--resume", "--out", tmp_path / "out")
-    assert "some were moved, renamed or changed: undo that, or give another --out" in said
+    assert "1 of the 60 images that the training had in" in said
+    assert said.endswith("are gone, moved or changed: put them back, or begin another training")
 
 
 def test_other_names_for_the_same_images_are_refused(tmp_path, capsys):

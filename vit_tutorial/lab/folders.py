@@ -5,7 +5,7 @@ import os
 import signal
 from base64 import b64decode, b64encode
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import blake2b, file_digest
@@ -137,9 +137,11 @@ class FolderData(Data):
     """A folder's data set, and which files are in which split: what `load` takes as `known`.
 
     For "train", "val" and "test" it holds the hashes of the files' contents, packed into text.
+    `listed` holds those of the places and contents of all images: what `load` takes as `only`.
     """
 
     files: Mapping[str, str]
+    listed: Mapping[str, str]
 
     @property
     def copies(self) -> int:
@@ -172,7 +174,7 @@ def load(
     then, and whatever was neither trained on nor validated is for testing.
     With `apart`, exact copies of training images are left out of the other splits, and of those
     to validate out of those to test, unless nothing would be left.
-    With `only`, the `files` of an earlier `FolderData`, the folder is read as it was then: what is
+    With `only`, the `listed` of an earlier `FolderData`, the folder is read as it was then: what is
     new since is left out, and it is said.
     Raises ValueError for an unknown name, an empty folder, an unreadable image, a class with too
     few images to be in every split, and images of `only` that are gone.
@@ -210,6 +212,7 @@ def load_folder(
     if only is not None:
         classes, listed = without_new(folder, classes, listed, hashes, only)
         paths = sorted(path for part in listed.values() for path, _ in part)
+    everything = {"all": packed(place(folder, path, hashes) for path in paths)}
     if known is None:
         parts = split_up(listed, seed)
         copies = copies_across(parts, hashes)
@@ -226,8 +229,9 @@ def load_folder(
     drafts = [split_of(part, files) for part in parts]
     mean, std = pixel_statistics(images_of(drafts))
     train, val, test = (replace(draft, mean=mean, std=std) for draft in drafts)
-    kept = {split: packed(part, hashes) for split, part in zip(SPLITS, parts, strict=True)}
-    return FolderData(f"folder:{folder}", train, val, test, classes, kept)
+    of_parts = ((hashes[path] for path, _ in part) for part in parts)
+    kept = {split: packed(part) for split, part in zip(SPLITS, of_parts, strict=True)}
+    return FolderData(f"folder:{folder}", train, val, test, classes, kept, everything)
 
 
 def check_size(size: int | tuple[int, int] | None) -> None:
@@ -385,13 +389,13 @@ def without_new(
 
     Raises ValueError if an image that it has seen is gone.
     """
-    known = {one for split in SPLITS for one in unpacked(only, split)}
-    if lost := len(known - set(hashes.values())):
+    known, places = set(unpacked(only, "all")), {p: place(folder, p, hashes) for p in hashes}
+    if lost := len(known - set(places.values())):
         raise ValueError(
-            f"{lost} of the {len(known)} images that the training had in {shown(folder)} are gone "
-            "or changed: put them back, or begin another training"
+            f"{lost} of the {len(known)} images that the training had in {shown(folder)} are gone, "
+            "moved or changed: put them back, or begin another training"
         )
-    old = {path for path, one in hashes.items() if one in known}
+    old = {path for path, one in places.items() if one in known}
     if len(old) < len(hashes):
         note(folder, f"{len(hashes) - len(old)} images are new since the training began: left out")
     labels = sorted({label for part in listed.values() for path, label in part if path in old})
@@ -406,13 +410,18 @@ def hash_of(path: Path) -> bytes:
         return file_digest(file, partial(blake2b, digest_size=8)).digest()
 
 
-def packed(part: list[Listed], hashes: Mapping[Path, bytes]) -> str:
-    """The hashes of a split's files, sorted, as text: 11 characters an image."""
-    return b64encode(b"".join(sorted(hashes[path] for path, _ in part))).decode()
+def place(folder: Path, path: Path, hashes: Mapping[Path, bytes]) -> bytes:
+    """Eight bytes for where a file is in its folder, and what is in it."""
+    return blake2b(os.fsencode(path.relative_to(folder)) + hashes[path], digest_size=8).digest()
+
+
+def packed(hashes: Iterable[bytes]) -> str:
+    """The hashes of files, sorted, as text: 11 characters an image."""
+    return b64encode(b"".join(sorted(hashes))).decode()
 
 
 def unpacked(files: Mapping[str, str], split: str) -> list[bytes]:
-    """The hashes that `packed` wrote for a split; ValueError for what it has not written."""
+    """The hashes that `packed` wrote for a split or "all"; ValueError for what it has not written."""
     try:
         content = b64decode(files[split])
     except (LookupError, TypeError, ValueError) as error:

@@ -101,15 +101,8 @@ def fit(
         with distributed.one_by_one():  # the first may have to fetch the images
             run = make(args)
         told = run.told()
-        old, new = about.get("settings", told["settings"]), told["settings"]
-        if old != new and old | {"images": new["images"]} == new:
-            raise ValueError(
-                f"the images of {run.data.name} are not as they were when the training in "
-                f"{args.out} began, some were moved, renamed or changed: undo that, or give "
-                "another --out"
-            )
-        check_same(str(args.out), old, new)
-        about |= told | ({"files": run.data.files} if isinstance(run.data, FolderData) else {})
+        check_same(str(args.out), about.get("settings", told["settings"]), told["settings"])
+        about |= told | ({"files": run.data.listed} if isinstance(run.data, FolderData) else {})
         if state and state.epoch == run.recipe.epochs and is_whole(args.out, names):
             print(f"{shown(args.out)} is finished: {state.epoch} epochs, nothing to do")
             return True
