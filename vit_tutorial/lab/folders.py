@@ -421,7 +421,7 @@ def packed(hashes: Iterable[bytes]) -> str:
 
 
 def unpacked(files: Mapping[str, str], split: str) -> list[bytes]:
-    """The hashes that `packed` wrote for a split or "all"; ValueError for what it has not written."""
+    """The hashes `packed` wrote for a split or "all"; ValueError for what it has not written."""
     try:
         content = b64decode(files[split])
     except (LookupError, TypeError, ValueError) as error:
