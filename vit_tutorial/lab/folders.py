@@ -68,10 +68,6 @@ class Files(Dataset[Tensor]):
         """The images in `rows`, unread."""
         return replace(self, paths=[self.paths[i] for i in torch.arange(len(self))[rows].tolist()])
 
-    def as_read(self, channels: int, height_width: tuple[int, int]) -> "Files":
-        """The same files, read in so many channels at this size; ValueError unless 1 or 3."""
-        return replace(self, prepared=squashed(channels, height_width), exact=False)
-
     def read(self, path: Path) -> UInt8[Tensor, "C H W"]:
         """One image from its file; ValueError names a file that cannot be read."""
         if not self.exact:
@@ -86,9 +82,7 @@ class Files(Dataset[Tensor]):
 
 
 def squashed(channels: int, height_width: tuple[int, int]) -> Preprocessing:
-    """To read whole images in so many channels at a size; ValueError unless 1 or 3."""
-    if channels not in (1, 3):
-        raise ValueError(f"the model reads {channels} channels, image files have 1 or 3")
+    """To read whole images in so many channels at a size."""
     return Preprocessing(height_width, (0.5,) * channels, (0.5,) * channels, ())
 
 
