@@ -52,9 +52,10 @@ def adapt(split: Split, prepared: Preprocessing) -> Split:
     them. Raises ValueError for other numbers of channels than 1 and 3.
     """
     whole = replace(prepared, resize=None, interpolation="bicubic")
-    if not isinstance(split.images, Tensor):  # files: read as the model wants them
-        split = replace(split, images=replace(split.images, prepared=whole, exact=False))
-    return whole.split(split)
+    if isinstance(split.images, Tensor):
+        return whole.split(split)
+    files = replace(split.images, prepared=whole, exact=False)  # read as the model wants them
+    return replace(split, images=files, mean=torch.tensor(whole.mean), std=torch.tensor(whole.std))
 
 
 def features(model: VisionTransformer, split: Split, batch_size: int = 256) -> Float[Tensor, "M D"]:
