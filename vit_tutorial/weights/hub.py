@@ -49,8 +49,11 @@ def with_more(name: str | Path) -> tuple[VisionTransformer, Preprocessing, dict[
     """`from_checkpoint`, and all that a file of ours says beside the weights."""
     library, colon, rest = str(name).partition(":")
     more: dict[str, Any] = {}
-    if colon and library in FETCH:
-        model, steps = FETCH[library](rest)
+    if colon and library in FETCH and rest:
+        try:
+            model, steps = FETCH[library](rest)
+        except ValueError as error:
+            raise ValueError(f"{shown(name)}: {error}") from error
     else:
         path = find(name)
         with reading(path):
@@ -122,7 +125,7 @@ def fetch_timm(name: str) -> Prepared:
     cfg = timm.get_pretrained_cfg(name).to_dict()
     repository = cfg.get("hf_hub_id")
     files = [ADDRESS.format(repository, file) for file in ("config.json", WEIGHTS[0])]
-    with fetching(f"timm:{name}", files if repository else [cfg["url"]]):
+    with fetching(files if repository else [cfg["url"]]):
         theirs = timm.create_model(name, pretrained=True)
     subset = data.infer_imagenet_subset(cfg)
     labels = data.ImageNetInfo(subset).label_descriptions() if subset else ()
@@ -138,7 +141,7 @@ def fetch_torchvision(name: str) -> Prepared:
         raise unknown("torchvision model", name, known)
     weights = models.get_model_weights(name).DEFAULT
     cache = f"{Path(torch.hub.get_dir(), 'checkpoints')}, where torchvision looks, or into "
-    with fetching(f"torchvision:{name}", [weights.url], cache):
+    with fetching([weights.url], cache):
         theirs = models.get_model(name, weights="DEFAULT")
     heads = theirs.encoder.layers[0].num_heads
     model = built(*read_checkpoint(theirs.state_dict(), heads=heads))
@@ -156,7 +159,7 @@ def fetch_hf(name: str) -> Prepared:
         hub, files = library("huggingface_hub"), [*steps, weights]
         if weights.endswith(".index.json"):
             files.append(f"{weights.partition('.')[0]}-*")
-        with fetching(f"hf:{name}", [ADDRESS.format(name, file) for file in files]):
+        with fetching([ADDRESS.format(name, file) for file in files]):
             folder = Path(hub.snapshot_download(name, allow_patterns=files))
         if (folder / weights).is_file():
             break
@@ -169,13 +172,19 @@ FETCH = {"timm": fetch_timm, "torchvision": fetch_torchvision, "hf": fetch_hf}
 
 
 @contextmanager
-def fetching(name: str, files: list[str], where: str = "") -> Iterator[None]:
-    """Whatever is raised inside becomes a ValueError with what to fetch and where to put it."""
+def fetching(files: list[str], where: str = "") -> Iterator[None]:
+    """Whatever is raised inside becomes a ValueError with what to fetch and where to put it.
+
+    Of what the hub does not know, or does not give to everybody, it says no more than that.
+    """
     try:
         yield
     except Exception as error:  # every library has its own for a lost network
+        kinds = {kind.__name__ for kind in type(error).mro()}
+        if kinds & {"RepositoryNotFoundError", "HFValidationError"}:
+            raise ValueError(f"no such model, or none for everybody: {error}") from error
         raise ValueError(
-            f"cannot fetch {name} ({error}). Fetch {' and '.join(files)} on a machine with a "
+            f"cannot fetch it ({error}). Fetch {' and '.join(files)} on a machine with a "
             f"network; put what you fetched into {where}one folder and give from_checkpoint the "
             f"path of {files[-1].rpartition('/')[2]} in it"
         ) from error
