@@ -1,5 +1,6 @@
 """A folder of images is a data set whose splits hold every class, in memory or on disk."""
 
+import errno
 import multiprocessing
 import os
 import re
@@ -7,6 +8,7 @@ import signal
 import time
 from dataclasses import replace
 from itertools import product
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -455,6 +457,21 @@ def test_a_pass_is_the_same_for_any_number_of_workers(tmp_path, on_disk, workers
             assert torch.equal(one[0], other[0])
             assert torch.equal(one[1], other[1])
     assert torch.equal(torch.get_rng_state(), before)  # dropout's
+
+
+def test_without_room_for_locks_one_process_reads_and_says_so(
+    tmp_path, on_disk, monkeypatch, capsys
+):
+    full = Mock(side_effect=OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+    monkeypatch.setattr(folders.multiprocessing, "Lock", full)
+    folders.can_start.cache_clear()
+    name = write_folder(tmp_path, count=12)
+    held, left = load(name).train, on_disk(name, 2).train
+    for one, other in zip(batches(held, 4, None), batches(left, 4, None), strict=True):
+        assert torch.equal(one[0], other[0])
+    said = "images are read by one process, for want of room in /dev/shm: [Errno 28] No space"
+    assert capsys.readouterr().err.count(said) == 1
+    folders.can_start.cache_clear()
 
 
 @pytest.mark.parametrize("workers", [0, 2])

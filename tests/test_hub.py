@@ -157,14 +157,45 @@ def test_a_step_of_hugging_face_that_is_left_out_is_refused_by_name(step):
 @pytest.mark.parametrize(
     ("steps", "resize"),
     [
+        ({}, None),
         ({"size": 224}, None),
         ({"size": {"shortest_edge": 256}, "do_center_crop": True}, 256),
         ({"size": {"height": 256, "width": 240}, "do_center_crop": True}, (256, 240)),
         ({"size": 256, "do_center_crop": True}, (256, 256)),
+        ({"size": 256, "do_center_crop": True, "crop_size": 224}, (256, 256)),
     ],
 )
 def test_sizes_as_hugging_face_writes_them(steps, resize):
     assert hub.hf_preprocessing(steps, ViTConfig(), ()).resize == resize
+
+
+@pytest.mark.parametrize(
+    ("steps", "said"),
+    [
+        ({"size": 256}, r"prepared at \(256, 256\), the model reads \(224, 224\)"),
+        ({"size": {"shortest_edge": 224}}, "prepared at 224, the model reads"),
+        ({"size": {"longest_edge": 224}}, "size is {'longest_edge': 224}: not supported"),
+        ({"do_center_crop": True, "size": 256, "crop_size": {"height": 200, "width": 200}}, "200"),
+        ({"do_center_crop": True, "size": {"shortest_edge": "x"}}, "'x'}: not supported"),
+        ({"do_flip_channel_order": True}, "do_flip_channel_order is true in prep"),
+        ({"size": "224"}, r"size is '224', expected int \| dict \| None"),
+    ],
+)
+def test_images_of_hugging_face_for_another_model_are_refused(steps, said):
+    with pytest.raises(ValueError, match=said):
+        hub.hf_preprocessing(steps, ViTConfig(), ())
+
+
+@pytest.mark.parametrize(
+    ("labels", "names"),
+    [
+        ({"1": "b", "0": "a"}, ("a", "b")), (["a", "b"], ("a", "b")), ({"0": "a"}, ("0", "1")),
+        ({"-1": "a", "1": "b"}, ("0", "1")), ({"x": "a", "y": "b"}, ("0", "1")), ((), ("0", "1")),
+        ("ab", ("0", "1")), (5, ("0", "1")), ({"0": ["a"], "1": None}, ("0", "1")),
+    ],
+)  # fmt: skip
+def test_classes_have_the_names_of_a_card_only_if_it_names_each(labels, names):
+    assert hub.class_names(labels, ViTConfig(classes=2)) == names
 
 
 def test_what_was_converted_is_saved_and_read_as_any_other_model(tmp_path):

@@ -1,13 +1,15 @@
 """Folders of images as data sets: split class by class, and left on disk where they are large."""
 
 import math
+import multiprocessing
 import os
 import signal
+import sys
 from base64 import b64decode, b64encode
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from hashlib import blake2b, file_digest
 from pathlib import Path
 from typing import Any
@@ -100,7 +102,7 @@ class FileSplit(Split):
         loader = DataLoader(
             self.images,
             batch_sampler=[rows.tolist() for rows in parts],
-            num_workers=min(WORKERS, len(parts) // 2),  # none for a single batch
+            num_workers=min(can_start(WORKERS), len(parts) // 2),  # none for a single batch
             worker_init_fn=outlive_signals,
             collate_fn=as_array,
             generator=torch.Generator(),  # or it would draw from PyTorch's own, as dropout does
@@ -109,6 +111,18 @@ class FileSplit(Split):
             yield from map(torch.from_numpy, loader)
         except ValueError as error:  # a worker's is its whole traceback: keep the last line
             raise ValueError(str(error).rpartition("ValueError: ")[2].strip()) from error
+
+
+@cache
+def can_start(workers: int) -> int:
+    """So many, or 0, with a note, where the system has no room for the locks that they share."""
+    try:
+        _ = [multiprocessing.Lock() for _ in range(16 * workers)]
+    except OSError as error:
+        said = f"images are read by one process, for want of room in /dev/shm: {error}"
+        print(f"vit-tutorial: note: {said}", file=sys.stderr)
+        return 0
+    return workers
 
 
 def as_array(images: list[Tensor]) -> np.ndarray:

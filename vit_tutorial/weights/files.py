@@ -6,6 +6,7 @@ import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import MISSING, fields
+from inspect import formatannotation
 from math import isfinite
 from pathlib import Path
 from types import UnionType
@@ -162,7 +163,9 @@ def from_json(kind: type[T], found: Any, where: str) -> T:
         raise ValueError(f"{where} has fields that are missing or unknown: {listed(strange)}")
     for name, value in found.items():
         if not is_a(value, hints[name]):
-            raise ValueError(f"{name} in {where} is {value!r}, expected {hints[name]}")
+            raise ValueError(
+                f"{name} in {where} is {value!r}, expected {formatannotation(hints[name])}"
+            )
     return kind(**{n: tuple(x) if isinstance(x, list) else x for n, x in found.items()})
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import reduce
 from importlib import import_module
 from importlib.util import find_spec
+from inspect import formatannotation
 from math import floor
 from pathlib import Path
 from typing import Any
@@ -257,7 +258,7 @@ def stated(card: dict[str, Any], name: str, kind: Any, default: Any) -> Any:
     """A field of a JSON file, or what holds without it; ValueError if it is of another type."""
     value = card.get(name, default)
     if name in card and not is_a(value, kind):
-        raise ValueError(f"{name} is {value!r}, expected {kind}")
+        raise ValueError(f"{name} is {value!r}, expected {formatannotation(kind)}")
     return value
 
 
@@ -296,13 +297,16 @@ def hf_preprocessing(card: dict[str, Any], c: ViTConfig, labels: Any) -> Preproc
     The paper's authors prepare images in the same way. Pixels that are rescaled by another factor
     than 1/255 have their mean and std divided by it.
     """
-    for step in ("do_resize", "do_rescale", "do_normalize"):
-        if stated(card, step, bool | None, True) is False:
-            raise ValueError(f"{step} is false in preprocessor_config.json: not supported")
-    size, resize = stated(card, "size", int | dict | None, None), None
+    steps = {"do_resize": True, "do_rescale": True, "do_normalize": True}
+    for step, usual in (steps | {"do_flip_channel_order": False}).items():
+        if stated(card, step, bool | None, usual) is (not usual):
+            said = str(not usual).lower()
+            raise ValueError(f"{step} is {said} in preprocessor_config.json: not supported")
+    size, resize = stated_size(card, "size", c), None
     if stated(card, "do_center_crop", bool | None, False):
-        edges: Any = size if isinstance(size, dict) else {"height": size, "width": size}
-        resize = edges.get("shortest_edge") or (edges["height"], edges["width"])
+        size, resize = stated_size(card, "crop_size", c), size
+    if size != c.height_width:
+        raise ValueError(f"images are prepared at {size}, the model reads {c.height_width}")
     factor = 255 * stated(card, "rescale_factor", float, 1 / 255)
     if factor <= 0:
         raise ValueError(f"rescale_factor must be above 0, got {factor / 255}")
@@ -312,11 +316,25 @@ def hf_preprocessing(card: dict[str, Any], c: ViTConfig, labels: Any) -> Preproc
     return Preprocessing(c.height_width, mean, std, class_names(labels, c), resize, interpolation)
 
 
+def stated_size(card: dict[str, Any], name: str, c: ViTConfig) -> Any:
+    """(height, width), or the length of the shorter side; the model's size if none is stated."""
+    size = stated(card, name, int | dict | None, None)
+    found = tuple(size.get(x) for x in ("height", "width")) if isinstance(size, dict) else size
+    found = (size, size) if isinstance(size, int) else found or c.height_width
+    if isinstance(size, dict) and size.get("shortest_edge"):
+        found = size["shortest_edge"]
+    if not is_a(found, int | tuple[int, int]):
+        raise ValueError(f"{name} is {size}: not supported")
+    return found
+
+
 def class_names(labels: Any, c: ViTConfig) -> tuple[str, ...]:
     """Names from a list or from a dict by number; numbers if there is not one for each class."""
+    numbers = [str(number) for number in range(c.classes)]
     if isinstance(labels, dict):
-        labels = [labels[number] for number in sorted(labels, key=int)]
-    return tuple(map(str, labels if len(labels) == c.classes else range(c.classes)))
+        labels = [labels.get(number) for number in numbers] if len(labels) == c.classes else ()
+    fit = is_a(labels, tuple[str, ...]) and len(labels) == c.classes
+    return tuple(labels if fit else numbers)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -324,4 +342,4 @@ def read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     with reading(path):  # a TypeError for JSON that is no object
-        return {} | json.loads(path.read_text(encoding="utf-8"))
+        return {} | json.loads(path.read_text(encoding="utf-8-sig"))

@@ -292,7 +292,7 @@ def with_grid(c: ViTConfig, image_size: Size, layout: Layout) -> ViTConfig:
     held = f"{table} has {N} patches {'and' if c.pool == 'token' else 'without'} {token}"
     if image_size is None and not square(N):
         raise ValueError(f"{held}: no square, so state image_size=(H, W)")
-    c = replace(c, image_size=image_size or math.isqrt(N) * c.patch_size)
+    c = replace(c, image_size=math.isqrt(N) * c.patch_size if image_size is None else image_size)
     rows, cols = c.grid
     if rows * cols != N:
         raise ValueError(f"{held}: image_size {image_size} makes {rows} x {cols}")
