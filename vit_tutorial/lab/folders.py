@@ -8,6 +8,7 @@ import sys
 from base64 import b64decode, b64encode
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from hashlib import blake2b, file_digest
@@ -189,57 +190,50 @@ def load(
     """
     if not name.startswith("folder:"):
         if image_size is not None and name in data.NAMES:
-            raise ValueError(
-                f"image_size={image_size} is for folders; {name} has a size of its own"
-            )
+            said = f"image_size={image_size} is for folders; {name} has a size of its own"
+            raise ValueError(said)
         return data.load(name, root, seed)
+    check_size(prepared.height_width if prepared else image_size)
+    with of_folder(name) as folder:
+        classes, listed = find_images(folder)
+        hashes = {p: hash_of(p) for p in progress(paths_of(listed.values()), "reading files")}
+        if only is not None:
+            classes, listed = without_new(folder, classes, listed, hashes, only)
+        if known is None:
+            parts = split_up(listed, seed)
+            copies = copies_across(parts, hashes)
+            if apart:
+                parts = [[one for one in part if one[0] not in copies] or part for part in parts]
+            note(folder, said_of_copies(copies, apart))
+        else:
+            parts = remembered(folder, listed, hashes, known)
+        paths = paths_of(listed.values())
+        size = None if prepared else image_size or common_size(paths, at_most)
+        files = Files(paths, prepared) if prepared else image_files(paths, size)
+        drafts = [split_of(part, files) for part in parts]
+        mean, std = pixel_statistics(images_of(drafts))
+        splits = (replace(draft, mean=mean, std=std) for draft in drafts)
+        kept = zip(
+            SPLITS, (packed(hashes[path] for path, _ in part) for part in parts), strict=True
+        )
+        seen = {"all": packed(place(folder, path, hashes) for path in paths)}
+        return FolderData(f"folder:{folder}", *splits, classes, dict(kept), seen)
+
+
+@contextmanager
+def of_folder(name: str) -> Iterator[Path]:
+    """The folder in "folder:PATH"; what the system refuses inside is a ValueError that names it."""
+    if name == "folder:":
+        raise ValueError("no folder is named: expected folder:PATH")
     try:
-        if name == "folder:":
-            raise ValueError("no folder is named: expected folder:PATH")
-        folder = Path(name.removeprefix("folder:")).expanduser()
-        return load_folder(folder, seed, image_size, known, prepared, at_most, apart, only)
+        yield Path(name.removeprefix("folder:")).expanduser()
     except (OSError, RuntimeError) as error:  # a folder that may not be read, an unknown ~user
         raise ValueError(f"cannot read {shown(name)}: {error}") from error
 
 
-def load_folder(
-    folder: Path,
-    seed: int,
-    image_size: int | tuple[int, int] | None,
-    known: Mapping[str, str] | None,
-    prepared: Preprocessing | None,
-    at_most: int | None,
-    apart: bool,
-    only: Mapping[str, str] | None,
-) -> FolderData:
-    """The images of a folder in three splits, with the mean and std of the training pixels."""
-    check_size(prepared.height_width if prepared else image_size)
-    classes, listed = find_images(folder)
-    paths = sorted(path for part in listed.values() for path, _ in part)
-    hashes = {path: hash_of(path) for path in progress(paths, "reading files")}
-    if only is not None:
-        classes, listed = without_new(folder, classes, listed, hashes, only)
-        paths = sorted(path for part in listed.values() for path, _ in part)
-    everything = {"all": packed(place(folder, path, hashes) for path in paths)}
-    if known is None:
-        parts = split_up(listed, seed)
-        copies = copies_across(parts, hashes)
-        if apart:
-            parts = [[one for one in part if one[0] not in copies] or part for part in parts]
-        note(folder, said_of_copies(copies, apart))
-    else:
-        parts = remembered(folder, listed, hashes, known)
-    files = (
-        Files(paths, prepared)
-        if prepared
-        else image_files(paths, image_size or common_size(paths, at_most))
-    )
-    drafts = [split_of(part, files) for part in parts]
-    mean, std = pixel_statistics(images_of(drafts))
-    train, val, test = (replace(draft, mean=mean, std=std) for draft in drafts)
-    of_parts = ((hashes[path] for path, _ in part) for part in parts)
-    kept = {split: packed(part) for split, part in zip(SPLITS, of_parts, strict=True)}
-    return FolderData(f"folder:{folder}", train, val, test, classes, kept, everything)
+def paths_of(parts: Iterable[list[Listed]]) -> list[Path]:
+    """The files of several splits, in order."""
+    return sorted(path for part in parts for path, _ in part)
 
 
 def check_size(size: int | tuple[int, int] | None) -> None:
@@ -403,12 +397,11 @@ def without_new(
             f"{lost} of the {len(known)} images that the training had in {shown(folder)} are gone, "
             "moved or changed: put them back, or begin another training"
         )
-    old = {path for path, one in places.items() if one in known}
-    if len(old) < len(hashes):
-        note(folder, f"{len(hashes) - len(old)} images are new since the training began: left out")
-    labels = sorted({label for part in listed.values() for path, label in part if path in old})
-    number = {label: k for k, label in enumerate(labels)}
-    kept = {s: [(p, number[k]) for p, k in part if p in old] for s, part in listed.items()}
+    if new := sum(one not in known for one in places.values()):
+        note(folder, f"{new} images are new since the training began: left out")
+    kept = {s: [i for i in part if places[i[0]] in known] for s, part in listed.items()}
+    labels = sorted({label for part in kept.values() for _, label in part})
+    kept = {s: [(path, labels.index(k)) for path, k in part] for s, part in kept.items()}
     return [classes[label] for label in labels], kept
 
 

@@ -86,13 +86,12 @@ class Training:
     def resume(self, state: State) -> None:
         """Go on where a state was taken; ValueError, before anything changes, if it cannot be."""
         check_same("the training", state.settings, self.settings())
-        n = len(self.losses)
+        n, found = len(self.losses), kinds(state.tensors)
         if state.step > n or state.epoch * n + state.step > self.recipe.epochs * n:
             raise ValueError(f"there is no step {state.step} after epoch {state.epoch}")
-        expected = {name: kind(t) for name, t in self.last.tensors.items()}
+        expected = kinds(self.last.tensors)
         if state.epoch or state.step:
-            expected |= {f"optimizer.{k}": kind(t) for k, t in kept_after_a_step(self.optimizer)}
-        found = {name: kind(t) for name, t in state.tensors.items()}
+            expected |= kinds(kept_after_a_step(self.optimizer))
         if found.get("epoch.dropout", "").startswith("uint8"):  # of any device
             expected["epoch.dropout"] = found["epoch.dropout"]
         check_same("the training of this model", found, expected)
@@ -263,9 +262,9 @@ def train_step(
     return loss, accuracy
 
 
-def kind(tensor: Tensor) -> str:
-    """What a tensor is, such as "float32 (8, 16)"."""
-    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
+def kinds(tensors: dict[str, Tensor]) -> dict[str, str]:
+    """What each tensor is, such as "float32 (8, 16)"."""
+    return {k: f"{t.dtype} {tuple(t.shape)}".removeprefix("torch.") for k, t in tensors.items()}
 
 
 def random_numbers(device: torch.device) -> Any:

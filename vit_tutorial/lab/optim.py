@@ -6,7 +6,7 @@ at a time; here matrices of equal shape share one batched product in the precisi
 since on a CPU without bfloat16 an epoch with the former takes 2.7 times as long.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,7 +18,6 @@ from vit_tutorial.lab.recipes import Recipe
 from vit_tutorial.train import parameter_groups
 
 MOMENTUM = 0.95
-ADAMW, MUON = ("exp_avg", "exp_avg_sq"), ("momentum",)  # what they keep of a parameter
 Group = dict[str, Any]  # the parameters of an optimizer's group, and its settings
 
 
@@ -36,13 +35,15 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, fused=True)
 
 
-def kept_after_a_step(optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor]]:
-    """The tensors that `make_optimizer`'s has from its first step on: each name, and one alike."""
-    groups = optimizer.param_groups
+def kept_after_a_step(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Tensors like those that `make_optimizer`'s has from its first step on, by their names."""
+    found, groups = {}, optimizer.param_groups
     for i, (p, muon) in enumerate((p, "parts" in g) for g in groups for p in g["params"]):
         if p.requires_grad:
-            yield f"{i}.step", torch.zeros(())
-            yield from ((f"{i}.{kind}", p) for kind in (MUON if muon else ADAMW))
+            momenta = ("momentum",) if muon else ("exp_avg", "exp_avg_sq")
+            found |= {f"optimizer.{i}.{name}": p for name in momenta}
+            found[f"optimizer.{i}.step"] = torch.zeros(())
+    return found
 
 
 def update_average(average: nn.Module, model: nn.Module, keep: float, step: int) -> None:

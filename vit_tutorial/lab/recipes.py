@@ -56,10 +56,8 @@ class Recipe(TrainConfig):
             raise ValueError(f"cutmix must not be negative, got {self.cutmix}")
         rate = max(self.learning_rate, self.muon_rate * (self.optimizer == "muon"))
         if not rate * self.weight_decay < 1:  # no weight would outlive a step
-            raise ValueError(
-                f"weight_decay times the learning rate must be below 1, got {self.weight_decay} "
-                f"times {rate}"
-            )
+            said = f"got {self.weight_decay} times {rate}"
+            raise ValueError(f"weight_decay times the learning rate must be below 1, {said}")
         for name, known in CHOICES.items():
             if getattr(self, name) not in known:
                 raise unknown(name, getattr(self, name), known)

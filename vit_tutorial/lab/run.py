@@ -37,8 +37,8 @@ except ImportError:  # on Windows nothing keeps two trainings apart
     fcntl = None  # type: ignore[assignment]
 
 WRITTEN = ("state.safetensors", "model.safetensors", "metrics.jsonl", "card.json", "report.html")
-NUMBERS = get_type_hints(ViTConfig) | get_type_hints(Recipe) | {"image_size": int}
-KINDS = {name: kind | None for name, kind in NUMBERS.items()}  # of options; the others are text
+KINDS: dict[str, Any] = get_type_hints(ViTConfig) | get_type_hints(Recipe) | {"image_size": int}
+KINDS = {name: kind | None for name, kind in KINDS.items()}  # of options; the others are text
 KINDS |= {"data": str, "seed": int, "weights": str, "frozen": bool}
 # options that may change when a run is resumed
 FREE = (
@@ -209,11 +209,10 @@ def check_about(about: dict[str, Any], epochs: int, args: argparse.Namespace) ->
     """Raise ValueError unless a state says of its run what one like this needs to know."""
     needed = {"command": str, "history": list, "options": dict, "settings": dict}
     wrong = [name for name, kind in needed.items() if not is_a(about.get(name), kind)]
-    options = {"data": None, "seed": None} | about["options"] if not wrong else {}
-    for name, value in options.items():
-        kind = KINDS.get(name, str | None)
-        if name in FREE or name not in args or not is_a(value, kind):
-            wrong.append(f"--{name}")
+    options = {} if wrong else {"data": None, "seed": None} | about["options"]
+    known = vars(args).keys() - set(FREE)
+    fit = (name in known and is_a(x, KINDS.get(name, str | None)) for name, x in options.items())
+    wrong += [f"--{name}" for name, fits in zip(options, fit, strict=True) if not fits]
     if wrong:
         raise ValueError(f"it is not of a run like this one: see its {listed(wrong)}")
     numbers = [from_json(Epoch, epoch, "its history").number for epoch in about["history"]]
