@@ -208,8 +208,7 @@ def load(
         else:
             parts = remembered(folder, listed, hashes, known)
         paths = paths_of(listed.values())
-        size = None if prepared else image_size or common_size(paths, at_most)
-        files = Files(paths, prepared) if prepared else image_files(paths, size)
+        files = Files(paths, prepared) if prepared else image_files(paths, image_size, at_most)
         drafts = [split_of(part, files) for part in parts]
         mean, std = pixel_statistics(images_of(drafts))
         splits = (replace(draft, mean=mean, std=std) for draft in drafts)
@@ -275,30 +274,25 @@ def progress(steps: Any, words: str, total: int | None = None) -> Any:
     return tqdm(steps, words, total, delay=3, leave=False, disable=bool(rank()) or None)
 
 
-def common_size(paths: list[Path], at_most: int | None) -> int | None:
-    """`at_most`, if an image is larger than that or of another size than the first, else None."""
-    sizes: set[tuple[int, int]] = set()
-    for path in paths if at_most is not None else ():
+def image_files(
+    paths: list[Path], image_size: int | tuple[int, int] | None, at_most: int | None
+) -> Files:
+    """The images at `image_size`, grey if all are grey.
+
+    Without a size it is `at_most`, if an image is larger than that or of another size than the
+    first, else the first one's.
+    """
+    sizes, grey = {}, True
+    for path in paths:
         with opened(path) as image:
             W, H = image.size
             lies = image.getexif().get(0x0112, 1) > 4  # EXIF's orientation
-            sizes.add((H, W) if lies else (W, H))
-        if len(sizes) > 1 or max(W, H) > at_most:  # type: ignore[operator]
-            return at_most
-    return None
-
-
-def image_files(paths: list[Path], image_size: int | tuple[int, int] | None) -> Files:
-    """The images at one size (without `image_size` the first one's), grey if all are grey."""
+            sizes[(W, H) if lies else (H, W)] = path
+            grey &= image.mode in ("1", "L", "LA", "F") or image.mode.startswith("I")
+    if image_size is None and at_most and (len(sizes) > 1 or max(map(max, sizes)) > at_most):
+        image_size = at_most
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
-    W, H = (1, 1) if size else read_image(paths[0]).size
-    files = Files(paths, squashed(3, size or (H, W)), exact=size is None)
-    for path in paths:
-        with opened(path) as image:
-            grey = image.mode in ("1", "L", "LA", "F") or image.mode.startswith("I")
-        if not grey:
-            return files
-    return replace(files, prepared=squashed(1, files.prepared.height_width))
+    return Files(paths, squashed(1 if grey else 3, size or next(iter(sizes))), exact=size is None)
 
 
 # ---- which image is in which split
