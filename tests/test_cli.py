@@ -91,13 +91,19 @@ def test_the_version_is_the_packages(capsys):
 
 
 @pytest.mark.parametrize(
-    "words", [[], ["trian"], ["train", "--epochs", "many"], ["train", "--epoch5", "1"], ["predict"]]
-)
+    "words",
+    [
+        [], ["trian"], ["train", "--epochs", "many"], ["train", "--epoch5", "1"], ["predict"],
+        ["train", "--out", ""], ["train", "--out="], ["predict", ""], ["train", "--\x1b[31m"],
+    ],
+)  # fmt: skip
 def test_words_that_make_no_command_end_with_2(words, capsys):
     with pytest.raises(SystemExit) as end:
         cli.main(words)
     assert end.value.code == 2
-    assert "error:" in capsys.readouterr().err.splitlines()[-1]
+    said = capsys.readouterr().err
+    assert "error:" in said.splitlines()[-1]
+    assert "\x1b" not in said
 
 
 @pytest.mark.long
@@ -507,6 +513,9 @@ def test_info_takes_another_size_and_number_of_classes(capsys):
         (["evaluate", "--weights", "nowhere.safetensors"], "no such checkpoint: nowhere"),
         (["evaluate", "--weights", "minst"], "unknown pretrained model 'minst'"),
         (["evaluate"], "mnist is neither in"),
+        (["train", "--data", "."], "unknown data set '.'; for a folder give folder:."),
+        (["export", "--onnx", "."], "--onnx .: it is a folder"),
+        (["export", "--onnx", "no/x.onnx"], "--onnx no/x.onnx: no such folder: no"),
         (["predict", "nowhere.png"], "cannot read the image nowhere.png"),
         (["predict", "nowhere.png", "--top", "0"], "--top must be at least 1, got 0"),
         (["info", "B"], "unknown variant 'B'; did you mean"),

@@ -285,7 +285,8 @@ def test_a_state_that_says_nothing_of_its_run_is_refused(whole, tmp_path, capsys
     save_state(file, state, {"history": about["history"], "seed": 0})
     said = refused(capsys, "train", "--resume", "--out", tmp_path)
     assert said.endswith(
-        f"cannot read {file}: it is not of a run like this one: see its command, options, settings"
+        f"cannot read {file}: it is of None, not of a run like this one: see its command, "
+        "options, settings"
     )
 
 

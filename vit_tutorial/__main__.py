@@ -131,6 +131,8 @@ def main(arguments: list[str] | None = None) -> int:
         stream = getattr(sys, name) or open(os.devnull, "w")  # noqa: SIM115
         stream.reconfigure(errors="backslashreplace")  # what the terminal cannot show is escaped
         setattr(sys, name, stream)
+    if any(word == "" or (word[:2] == "--" and word[-1:] == "=") for word in arguments):
+        parser().error("a word is empty: is a variable of the shell not set?")
     args = parser().parse_args(arguments)
     args.command = shlex.join(["vit-tutorial", *arguments])
     flags = {word.partition("=")[0] for word in arguments}
@@ -463,11 +465,16 @@ def check_maps(args: argparse.Namespace) -> None:
         return
     if path.suffix.lower() not in (".png", ".pdf", ".svg", ".jpg"):
         raise ValueError(f"--maps {path}: expected a name that ends in .png, .pdf, .svg or .jpg")
-    if path.is_dir() or not path.parent.is_dir():
-        wrong = "it is a folder" if path.is_dir() else f"no such folder: {path.parent}"
-        raise ValueError(f"--maps {path}: {wrong}")
+    check_place("--maps", path)
     if path.exists() and any(image.exists() and path.samefile(image) for image in args.images):
         raise ValueError(f"--maps {path} is one of the images: give another name")
+
+
+def check_place(option: str, path: Path) -> None:
+    """Raise ValueError if no file can have that path."""
+    if path.is_dir() or not path.parent.is_dir():
+        wrong = "it is a folder" if path.is_dir() else f"no such folder: {path.parent}"
+        raise ValueError(f"{option} {path}: {wrong}")
 
 
 def on_light(image: torch.Tensor) -> bool:
@@ -481,6 +488,8 @@ def run_export(args: argparse.Namespace) -> None:
     if not (args.page or args.onnx) or (args.int8 and not args.page):
         raise ValueError("expected --page DIR (perhaps with --int8 FILE) or --onnx FILE")
     made = []
+    if args.onnx:
+        check_place("--onnx", Path(args.onnx))
     if args.page:
         int8 = Path(args.int8) if args.int8 else None
         made += export_page(args.weights, args.page, int8, args.command)

@@ -189,6 +189,8 @@ def load(
     few images to be in every split, and images of `only` that are gone.
     """
     if not name.startswith("folder:"):
+        if name not in data.NAMES and os.path.isdir(name):
+            raise ValueError(f"unknown data set {name!r}; for a folder give folder:{name}")
         if image_size is not None and name in data.NAMES:
             said = f"image_size={image_size} is for folders; {name} has a size of its own"
             raise ValueError(said)

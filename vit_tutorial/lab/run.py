@@ -214,7 +214,8 @@ def check_about(about: dict[str, Any], epochs: int, args: argparse.Namespace) ->
     fit = (name in known and is_a(x, KINDS.get(name, str | None)) for name, x in options.items())
     wrong += [f"--{name}" for name, fits in zip(options, fit, strict=True) if not fits]
     if wrong:
-        raise ValueError(f"it is not of a run like this one: see its {listed(wrong)}")
+        made = about.get("command")
+        raise ValueError(f"it is of {made!r}, not of a run like this one: see its {listed(wrong)}")
     numbers = [from_json(Epoch, epoch, "its history").number for epoch in about["history"]]
     if numbers != list(range(1, epochs + 1)):
         raise ValueError(f"its history is of the epochs {numbers}, expected 1 to {epochs}")

@@ -75,7 +75,7 @@ def find(name: str | Path) -> Path:
     The name of a shipped model wins over a file or folder that is called the same.
     """
     path = Path(name)
-    outside = os.path.exists(path) or path.suffix or len(path.parts) > 1
+    outside = str(name) and (os.path.exists(path) or path.suffix or len(path.parts) > 1)
     if str(name) in checkpoint.pretrained_names() or not outside:
         return checkpoint.pretrained_path(str(name))
     return in_folder(path) if os.path.isdir(path) else path
