@@ -573,6 +573,18 @@ def test_classes_that_the_model_does_not_know_are_refused_whatever_the_size(tmp_
     assert f"mnist knows the classes (10) 0, 1, 2, ..., {name} has (2) dark, light" in said
 
 
+def test_a_model_without_numbers_for_an_answer_or_with_no_seed_is_refused(digit, tmp_path, capsys):
+    model, prepared = cli.from_checkpoint("mnist")
+    checkpoint.save(tmp_path / "odd.safetensors", model, preprocessing=prepared, seed="x")
+    words = ["--weights", tmp_path / "odd.safetensors"]
+    said = refused(capsys, "evaluate", "--data", "digits", *words)
+    assert "odd.safetensors was trained with a seed that is none: 'x'" in said
+    torch.nn.init.constant_(model.head.weight, 3e38)
+    checkpoint.save(tmp_path / "odd.safetensors", model, preprocessing=prepared)
+    for asked in (["predict", digit], ["evaluate", "--data", "digits"]):
+        assert "odd.safetensors answers with NaN or inf" in refused(capsys, *asked, *words)
+
+
 def test_a_batch_larger_than_the_data_is_refused(tmp_path, capsys):
     assert cli.main([*QUICK, "--batch-size", "2000", "--out", str(tmp_path / "out")]) == 2
     said = capsys.readouterr().err.splitlines()  # a progress bar comes before it

@@ -301,6 +301,15 @@ def test_a_checkpoint_in_shards_is_read_from_its_folder_and_needs_all_of_them(tm
         from_checkpoint(index)
 
 
+def test_what_holds_more_than_tensors_or_less_says_what_to_do(tmp_path):
+    torch.save(model(), tmp_path / "whole.pth")
+    said = refused(tmp_path / "whole.pth", "save the model's state_dict() alone")
+    assert "Weights only" not in said  # torch's own words, which say how to open it after all
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+    (tmp_path / "model.safetensors").write_text(pointer)
+    refused(tmp_path / "model.safetensors", "a pointer of Git LFS: fetch it with git lfs pull")
+
+
 def test_tensors_of_this_package_without_a_configuration_say_what_to_do(tmp_path):
     torch.save(model().state_dict(), tmp_path / "x.pth")
     refused(tmp_path / "x.pth", "use checkpoint.save")

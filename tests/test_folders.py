@@ -743,7 +743,7 @@ def test_another_folder_is_new_altogether_and_one_without_news_is_refused(tmp_pa
             path.unlink()
     with pytest.raises(ValueError, match="every image was seen in training or validation"):
         load(f"folder:{tmp_path / 'one'}", known=first.files)
-    for damaged in ({}, {"train": "a", "val": "", "test": ""}):
+    for damaged in ({}, *({"train": x, "val": "", "test": ""} for x in "a!")):
         with pytest.raises(ValueError, match="files of an earlier training is damaged"):
             load(f"folder:{tmp_path / 'one'}", known=damaged)
 

@@ -34,6 +34,7 @@ try:  # the libraries take seconds
     from vit_tutorial.train import default_device, evaluate
     from vit_tutorial.transfer import transfer
     from vit_tutorial.weights import checkpoint
+    from vit_tutorial.weights.files import is_a
     from vit_tutorial.weights.hub import ADDRESS, from_checkpoint, with_more
     from vit_tutorial.weights.preprocessing import Preprocessing
 except KeyboardInterrupt:
@@ -387,6 +388,8 @@ def run_evaluate(args: argparse.Namespace) -> None:
     model, preparation, more = model_with_head(args.weights)
     # another seed would put images into the test split that the model was trained on
     seed, known = more.get("seed", 0), more.get("files")
+    if not is_a(seed, int) or not 0 <= seed < 2**63:
+        raise ValueError(f"{args.weights} was trained with a seed that is none: {seed!r}")
     data = load(args.data, args.root, seed, known=known, prepared=preparation)
     if tuple(data.classes) != preparation.classes:
         raise ValueError(
@@ -400,6 +403,7 @@ def run_evaluate(args: argparse.Namespace) -> None:
         raise ValueError(f"none of the images is of the split {args.split}")
     model = model.float() if device.type == "mps" else model  # which knows no float64
     loss, accuracy = evaluate(model.to(device), split)
+    check_answers(args.weights, torch.tensor(loss))
     wrong = round((1 - accuracy) * len(split))
     print(
         f"{shown(data.name)}, {args.split}: accuracy {accuracy:.2%} ({wrong} of {len(split)} "
@@ -413,6 +417,12 @@ def model_with_head(name: str) -> tuple[VisionTransformer, Preprocessing, dict[s
     if not found[1].classes:
         raise ValueError(f"{name} has no head: it gives features, but names no classes")
     return found
+
+
+def check_answers(name: str, found: torch.Tensor) -> None:
+    """Raise ValueError if a model has answered with what is no number."""
+    if not found.isfinite().all():
+        raise ValueError(f"{name} answers with NaN or infinity: its weights are too large")
 
 
 def brief(names: Sequence[object]) -> str:
@@ -437,6 +447,7 @@ def run_predict(args: argparse.Namespace) -> None:
         images = preparation.normalise(pixels).to(next(model.parameters()).dtype)
         with torch.no_grad():
             answers.append(model(images).float().softmax(dim=-1))
+        check_answers(args.weights, answers[-1])
         if args.maps is not None and start < DRAWN:
             drawn.append(pixels[: DRAWN - start])
             maps.append(last_maps(model, images[: DRAWN - start]).float())

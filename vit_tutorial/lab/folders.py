@@ -420,7 +420,7 @@ def packed(hashes: Iterable[bytes]) -> str:
 def unpacked(files: Mapping[str, str], split: str) -> list[bytes]:
     """The hashes `packed` wrote for a split or "all"; ValueError for what it has not written."""
     try:
-        content = b64decode(files[split])
+        content = b64decode(files[split], validate=True)
     except (LookupError, TypeError, ValueError) as error:
         raise ValueError(
             f"the list of the files of an earlier training is damaged: {error}"
