@@ -35,6 +35,8 @@ LARGEST = 2**26  # pixels of an image: more would not fit into memory as a batch
 SAMPLE = 4000  # training images of such a folder whose pixels give mean and std
 GRACE = 30  # seconds in which such a process reads on after SIGTERM
 Parts = list[list[Listed]]  # the images to train on, to validate and to test
+Listing, Hashes, Known = Mapping[str, list[Listed]], Mapping[Path, bytes], Mapping[str, str]
+Size = int | tuple[int, int] | None
 
 
 @dataclass(frozen=True)
@@ -160,16 +162,10 @@ class FolderData(Data):
 
 
 def load(
-    name: str,
-    root: str | Path | None = None,
-    seed: int = 0,
-    image_size: int | tuple[int, int] | None = None,
-    known: Mapping[str, str] | None = None,
-    prepared: Preprocessing | None = None,
-    at_most: int | None = None,
-    apart: bool = False,
-    only: Mapping[str, str] | None = None,
-) -> Data:
+    name: str, root: str | Path | None = None, seed: int = 0, image_size: Size = None,
+    known: Known | None = None, prepared: Preprocessing | None = None, at_most: int | None = None,
+    apart: bool = False, only: Known | None = None,
+) -> Data:  # fmt: skip
     """A data set by name: "folder:PATH", or any name that `vit_tutorial.data.load` knows.
 
     A folder holds one sub-folder of images per class, or a `train` folder of such, with `val` and
@@ -237,7 +233,7 @@ def paths_of(parts: Iterable[list[Listed]]) -> list[Path]:
     return sorted(path for part in parts for path, _ in part)
 
 
-def check_size(size: int | tuple[int, int] | None) -> None:
+def check_size(size: Size) -> None:
     """Raise ValueError for images without pixels, and for such as no memory holds."""
     H, W = (size, size) if isinstance(size, int) else size or (1, 1)
     if min(H, W) < 1:
@@ -276,9 +272,7 @@ def progress(steps: Any, words: str, total: int | None = None) -> Any:
     return tqdm(steps, words, total, delay=3, leave=False, disable=bool(rank()) or None)
 
 
-def image_files(
-    paths: list[Path], image_size: int | tuple[int, int] | None, at_most: int | None
-) -> Files:
+def image_files(paths: list[Path], image_size: Size, at_most: int | None) -> Files:
     """The images at `image_size`, grey if all are grey.
 
     Without a size it is `at_most`, if an image is larger than that or of another size than the
@@ -315,7 +309,7 @@ def split_off(
     return rest, chosen
 
 
-def split_up(listed: Mapping[str, list[Listed]], seed: int) -> Parts:
+def split_up(listed: Listing, seed: int) -> Parts:
     """Train, val and test: the folder's own splits, and by `seed` those that it does not have."""
     generator, missing = torch.Generator().manual_seed(seed), {"val", "test"} - set(listed)
     rest, least = listed["train"], 1 + len(missing)
@@ -353,12 +347,7 @@ def said_of_copies(copies: Mapping[Path, Path], left_out: bool) -> str:
     )
 
 
-def remembered(
-    folder: Path,
-    listed: Mapping[str, list[Listed]],
-    hashes: Mapping[Path, bytes],
-    known: Mapping[str, str],
-) -> Parts:
+def remembered(folder: Path, listed: Listing, hashes: Hashes, known: Known) -> Parts:
     """Train, val and test: the files of an earlier training, and all others to test.
 
     One line on standard error says how many; ValueError if none is left to test.
@@ -377,12 +366,8 @@ def remembered(
 
 
 def without_new(
-    folder: Path,
-    classes: list[str],
-    listed: Mapping[str, list[Listed]],
-    hashes: Mapping[Path, bytes],
-    only: Mapping[str, str],
-) -> tuple[list[str], dict[str, list[Listed]]]:
+    folder: Path, classes: list[str], listed: Listing, hashes: Hashes, only: Known
+) -> tuple[list[str], Listing]:
     """Classes and images without what an earlier training has not seen; a line says how many.
 
     Raises ValueError if an image that it has seen is gone.

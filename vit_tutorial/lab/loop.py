@@ -58,14 +58,9 @@ class Training:
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        data: Data,
-        recipe: Recipe,
-        generator: torch.Generator,
-        state: State | None = None,
-        compiled: bool = False,
-    ):
+        self, model: nn.Module, data: Data, recipe: Recipe, generator: torch.Generator,
+        state: State | None = None, compiled: bool = False,
+    ):  # fmt: skip
         self.model, self.data, self.recipe, self.generator = model, data, recipe, generator
         self.weight = next(model.parameters())
         self.classes = number_of_logits(model, data.val)

@@ -78,12 +78,13 @@ class Run(NamedTuple):
         return json.loads(json.dumps(found, default=str))  # as a state gives it back
 
 
+Show = Callable[[Run, torch.Tensor, list[dict[str, Any]]], None]  # draws, from the test's logits
+
+
 def fit(
-    args: argparse.Namespace,
-    make: Callable[[argparse.Namespace], Run],
-    show: Callable[[Run, torch.Tensor, list[dict[str, Any]]], None],
+    args: argparse.Namespace, make: Callable[[argparse.Namespace], Run], show: Show,
     pictures: tuple[str, ...],
-) -> bool:
+) -> bool:  # fmt: skip
     """Train what `make` gives, from the start or from the state in --out, and report on it.
 
     Of several processes only the first prints and writes. True if the model is surely better than
@@ -118,12 +119,7 @@ def fit(
         return better
 
 
-def finish(
-    run: Run,
-    history: list[dict[str, Any]],
-    show: Callable[[Run, torch.Tensor, list[dict[str, Any]]], None],
-    device: torch.device,
-) -> bool:
+def finish(run: Run, history: list[dict[str, Any]], show: Show, device: torch.device) -> bool:
     """Test the model and write what is left; whether it surely beats the commonest class."""
     logits = predictions(run.model, run.data.test).cpu()
     run.model.cpu()

@@ -150,12 +150,9 @@ def to_timm(state: Source, image_size: Size = None, channels: int | None = None)
 
 
 def read_checkpoint(
-    source: Source,
-    image_size: Size = None,
-    heads: int | None = None,
-    epsilon: float | None = None,
-    gelu: str | None = None,
-) -> tuple[ViTConfig, State]:
+    source: Source, image_size: Size = None, heads: int | None = None,
+    epsilon: float | None = None, gelu: str | None = None,
+) -> tuple[ViTConfig, State]:  # fmt: skip
     """The configuration and our state dict of a checkpoint in any of the four layouts.
 
     State what its tensors do not tell. Unless stated, images are square, heads are those of the
