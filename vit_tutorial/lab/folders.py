@@ -210,11 +210,9 @@ def load(
         drafts = [split_of(part, files) for part in parts]
         mean, std = pixel_statistics(images_of(drafts))
         splits = (replace(draft, mean=mean, std=std) for draft in drafts)
-        kept = zip(
-            SPLITS, (packed(hashes[path] for path, _ in part) for part in parts), strict=True
-        )
+        kept = {s: packed(hashes[p] for p, _ in x) for s, x in zip(SPLITS, parts, strict=True)}
         seen = {"all": packed(place(folder, path, hashes) for path in paths)}
-        return FolderData(f"folder:{folder}", *splits, classes, dict(kept), seen)
+        return FolderData(f"folder:{folder}", *splits, classes, kept, seen)
 
 
 @contextmanager

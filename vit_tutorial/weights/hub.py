@@ -319,10 +319,9 @@ def hf_preprocessing(card: dict[str, Any], c: ViTConfig, labels: Any) -> Preproc
 def stated_size(card: dict[str, Any], name: str, c: ViTConfig) -> Any:
     """(height, width), or the length of the shorter side; the model's size if none is stated."""
     size = stated(card, name, int | dict | None, None)
-    found = tuple(size.get(x) for x in ("height", "width")) if isinstance(size, dict) else size
-    found = (size, size) if isinstance(size, int) else found or c.height_width
-    if isinstance(size, dict) and size.get("shortest_edge"):
-        found = size["shortest_edge"]
+    edges = size if isinstance(size, dict) else {"height": size, "width": size}
+    found = edges.get("shortest_edge") or (edges.get("height"), edges.get("width"))
+    found = c.height_width if size is None else found
     if not is_a(found, int | tuple[int, int]):
         raise ValueError(f"{name} is {size}: not supported")
     return found
