@@ -276,7 +276,7 @@ def image_files(paths: list[Path], image_size: Size, at_most: int | None) -> Fil
     Without a size it is `at_most`, if an image is larger than that or of another size than the
     first, else the first one's.
     """
-    sizes, grey = {}, True
+    grey, sizes = True, dict[tuple[int, int], Path]()
     for path in paths:
         with opened(path) as image:
             W, H = image.size

@@ -37,7 +37,7 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 
 def kept_after_a_step(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Tensors like those that `make_optimizer`'s has from its first step on, by their names."""
-    found, groups = {}, optimizer.param_groups
+    found, groups = dict[str, Tensor](), optimizer.param_groups
     for i, (p, muon) in enumerate((p, "parts" in g) for g in groups for p in g["params"]):
         if p.requires_grad:
             momenta = ("momentum",) if muon else ("exp_avg", "exp_avg_sq")
