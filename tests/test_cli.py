@@ -91,13 +91,19 @@ def test_the_version_is_the_packages(capsys):
 
 
 @pytest.mark.parametrize(
-    "words", [[], ["trian"], ["train", "--epochs", "many"], ["train", "--epoch5", "1"], ["predict"]]
-)
+    "words",
+    [
+        [], ["trian"], ["train", "--epochs", "many"], ["train", "--epoch5", "1"], ["predict"],
+        ["train", "--out", ""], ["train", "--out="], ["predict", ""], ["train", "--\x1b[31m"],
+    ],
+)  # fmt: skip
 def test_words_that_make_no_command_end_with_2(words, capsys):
     with pytest.raises(SystemExit) as end:
         cli.main(words)
     assert end.value.code == 2
-    assert "error:" in capsys.readouterr().err.splitlines()[-1]
+    said = capsys.readouterr().err
+    assert "error:" in said.splitlines()[-1]
+    assert "\x1b" not in said
 
 
 @pytest.mark.long
@@ -508,6 +514,9 @@ def test_info_takes_another_size_and_number_of_classes(capsys):
         ([*QUICK, "--seed", "-1"], "--seed must lie in 0..9223372036854775807, got -1"),
         ([*QUICK, "--dropout", "1"], "dropout must lie in [0, 1), got 1.0"),
         ([*QUICK, "--augment", "1e30"], "augment must be at most 10, got 1e+30"),
+        ([*QUICK, "--augment", "nan"], "augment must be a number, got nan"),
+        ([*QUICK, "--weight-decay", "1e9"], "weight_decay times the learning rate must be below 1"),
+        ([*QUICK, "--save-minutes", "nan"], "--save-minutes must be at least 0, got nan"),
         ([*QUICK, "--hidden-size", "1000000000"], "training would take more than"),
         ([*QUICK, "--layers", "1000000000"], "training would take more than"),
         ([*QUICK, "--image-size", "32"], "image_size=32 is for folders; digits"),
@@ -515,9 +524,17 @@ def test_info_takes_another_size_and_number_of_classes(capsys):
         (["evaluate", "--weights", "nowhere.safetensors"], "no such checkpoint: nowhere"),
         (["evaluate", "--weights", "minst"], "unknown pretrained model 'minst'"),
         (["evaluate"], "mnist is neither in"),
+        (["train", "--data", "."], "unknown data set '.'; for a folder give folder:."),
+        (["export", "--onnx", "."], "--onnx .: it is a folder"),
+        (["export", "--onnx", "no/x.onnx"], "--onnx no/x.onnx: no such folder: no"),
         (["predict", "nowhere.png"], "cannot read the image nowhere.png"),
         (["predict", "nowhere.png", "--top", "0"], "--top must be at least 1, got 0"),
         (["info", "B"], "unknown variant 'B'; did you mean"),
+        (["info", "B/16", "--classes", "9" * 20], f"no tensor holds {'9' * 20} classes of images"),
+        (
+            ["info", "B/16", "--image-size", "1" + "0" * 20],
+            "no tensor holds 1000 classes of images",
+        ),
         (["info", "B/16", "--image-size", "100"], "patch_size 16 does not divide image_size 100"),
     ],
 )
@@ -565,6 +582,18 @@ def test_classes_that_the_model_does_not_know_are_refused_whatever_the_size(tmp_
     name = folder_of(tmp_path, (16, 16), mode="L")
     said = refused(capsys, "evaluate", "--data", name)
     assert f"mnist knows the classes (10) 0, 1, 2, ..., {name} has (2) dark, light" in said
+
+
+def test_a_model_without_numbers_for_an_answer_or_with_no_seed_is_refused(digit, tmp_path, capsys):
+    model, prepared = cli.from_checkpoint("mnist")
+    checkpoint.save(tmp_path / "odd.safetensors", model, preprocessing=prepared, seed="x")
+    words = ["--weights", tmp_path / "odd.safetensors"]
+    said = refused(capsys, "evaluate", "--data", "digits", *words)
+    assert "odd.safetensors was trained with a seed that is none: 'x'" in said
+    torch.nn.init.constant_(model.head.weight, 3e38)
+    checkpoint.save(tmp_path / "odd.safetensors", model, preprocessing=prepared)
+    for asked in (["predict", digit], ["evaluate", "--data", "digits"]):
+        assert "odd.safetensors answers with NaN or inf" in refused(capsys, *asked, *words)
 
 
 def test_a_batch_larger_than_the_data_is_refused(tmp_path, capsys):

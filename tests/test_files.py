@@ -151,7 +151,7 @@ def test_json_that_is_no_configuration_is_refused(tmp_path, part, text):
     [
         (dict(hidden_act=None), "hidden_act is None"), (dict(hidden_act=3), "hidden_act is 3"),
         (dict(image_size="8"), "image_size is '8'"), (dict(num_attention_heads=1.5), "is 1.5"),
-        (dict(layer_norm_eps=True), "layer_norm_eps is True"), (dict(id2label={"a": "b"}), "'a'"),
+        (dict(layer_norm_eps=True), "layer_norm_eps is True"), (dict(image_size=0), "image_size 0"),
         (dict(image_size=-8), "8"),
     ],
 )  # fmt: skip
@@ -299,6 +299,15 @@ def test_a_checkpoint_in_shards_is_read_from_its_folder_and_needs_all_of_them(tm
     (tmp_path / "model-1.safetensors").unlink()
     with pytest.raises(ValueError, match=r"no such checkpoint: .*model-1\.safetensors"):
         from_checkpoint(index)
+
+
+def test_what_holds_more_than_tensors_or_less_says_what_to_do(tmp_path):
+    torch.save(model(), tmp_path / "whole.pth")
+    said = refused(tmp_path / "whole.pth", "save the model's state_dict() alone")
+    assert "Weights only" not in said  # torch's own words, which say how to open it after all
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+    (tmp_path / "model.safetensors").write_text(pointer)
+    refused(tmp_path / "model.safetensors", "a pointer of Git LFS: fetch it with git lfs pull")
 
 
 def test_tensors_of_this_package_without_a_configuration_say_what_to_do(tmp_path):

@@ -1,5 +1,6 @@
 """A folder of images is a data set whose splits hold every class, in memory or on disk."""
 
+import errno
 import multiprocessing
 import os
 import re
@@ -7,6 +8,7 @@ import signal
 import time
 from dataclasses import replace
 from itertools import product
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -457,6 +459,21 @@ def test_a_pass_is_the_same_for_any_number_of_workers(tmp_path, on_disk, workers
     assert torch.equal(torch.get_rng_state(), before)  # dropout's
 
 
+def test_without_room_for_locks_one_process_reads_and_says_so(
+    tmp_path, on_disk, monkeypatch, capsys
+):
+    full = Mock(side_effect=OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+    monkeypatch.setattr(folders.multiprocessing, "Lock", full)
+    folders.can_start.cache_clear()
+    name = write_folder(tmp_path, count=12)
+    held, left = load(name).train, on_disk(name, 2).train
+    for one, other in zip(batches(held, 4, None), batches(left, 4, None), strict=True):
+        assert torch.equal(one[0], other[0])
+    said = "images are read by one process, for want of room in /dev/shm: [Errno 28] No space"
+    assert capsys.readouterr().err.count(said) == 1
+    folders.can_start.cache_clear()
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_file_that_breaks_during_training_is_named_in_one_line(tmp_path, on_disk, workers):
     split = on_disk(write_folder(tmp_path), workers).train
@@ -494,8 +511,8 @@ def test_images_on_disk_are_adapted_to_a_model_as_those_in_memory(tmp_path, monk
     assert (on_disk.images.shape, on_disk.mean) == (in_memory.images.shape, in_memory.mean)
     difference = on_disk.images[:].int() - in_memory.images.int()  # grey first, or size first
     assert difference.abs().max() <= 1
-    with pytest.raises(ValueError, match="the model reads 2 channels, image files have 1 or 3"):
-        adapt(on_disk, replace(prepared, mean=(0.5, 0.5), std=(0.2, 0.2)))
+    with pytest.raises(ValueError, match="the model reads 2 channels, an image has 1 or 3"):
+        adapt(on_disk, replace(prepared, mean=(0.5, 0.5), std=(0.2, 0.2))).images[:1]
 
 
 # ---- folders that are not as one thinks
@@ -542,8 +559,17 @@ def test_a_split_that_is_missing_is_taken_from_train(tmp_path, other):
         (["train/cat", "val/cat", "Validation/cat"], "are both for the same split: keep one"),
         (["train/train/cat", "train/test/cat"], "looks like a split, not a class: rename it"),
         (["photos/cat", "photos/dog"], r"photos holds only folders \(cat, dog\)"),
+        (
+            ["photos/train"],
+            r"photos holds only folders \(train\) .* if those are splits or classes",
+        ),
         (["cat/train", "cat/test", "dog/train"], r"cat holds only folders \(test, train\)"),
         (["train/cat", "train/dog", "test/cat"], "do not hold the same classes: only one .* dog"),
+        (["train/cat", "test"], "only one of them has cat; sort the images in .*test into folders"),
+        (
+            ["train/a/images", "train/b/images", "val/images"],
+            "or give folder:.*train, to split that",
+        ),
         (["train"], "train holds no folder: expected one sub-folder of images for each class"),
         ([""], "holds no folder: expected one sub-folder of images for each class"),
     ],
@@ -645,6 +671,15 @@ def test_a_file_on_disk_that_cannot_be_read_is_named_before_training(tmp_path, o
         on_disk(name)
 
 
+def test_images_may_lie_in_a_folder_of_that_name_as_in_tiny_imagenet(tmp_path):
+    for name in ("n01443537", "n01629819"):
+        write_folder(tmp_path / name, classes=["images"], count=20)
+        (tmp_path / name / f"{name}_boxes.txt").touch()
+    loaded = load(f"folder:{tmp_path}")
+    assert loaded.classes == ["n01443537", "n01629819"]
+    assert counts(loaded) == [[15, 15], [1, 1], [4, 4]]
+
+
 # ---- a folder that grows
 
 
@@ -665,6 +700,26 @@ def test_a_grown_folder_is_split_as_it_was_with_all_that_is_new_to_test(
     (new,) = each_image(again.test) - each_image(first.test)
     assert set(new) == {1, 2, 3}
     assert torch.equal(again.test.mean, again.train.mean)
+
+
+def test_what_is_new_since_a_training_began_is_left_out(tmp_path, capsys, on_disk):
+    first = load(write_folder(tmp_path, count=20), seed=1)
+    Image.new("RGB", (60, 40), (1, 2, 3)).save(tmp_path / "dog" / "10a.png")
+    write_folder(tmp_path, classes=["cow"])  # between the two
+    capsys.readouterr()
+    for read in (load, on_disk):
+        again = read(f"folder:{tmp_path}", seed=1, only=first.listed)
+        assert capsys.readouterr().err == (
+            f"{tmp_path}: 7 images are new since the training began: left out\n"
+        )
+        assert (again.classes, again.listed) == (first.classes, first.listed)
+        for one, other in zip(splits(first), splits(again), strict=True):
+            assert torch.equal(one.images, other.images[:])
+            assert torch.equal(one.labels, other.labels)
+            assert torch.equal(one.mean, other.mean)
+    (tmp_path / "dog" / "3.png").unlink()
+    with pytest.raises(ValueError, match="1 of the 40 images that the training had"):
+        load(f"folder:{tmp_path}", seed=1, only=first.listed)
 
 
 def test_what_was_moved_from_train_to_test_is_no_test_image(tmp_path):
@@ -689,7 +744,7 @@ def test_another_folder_is_new_altogether_and_one_without_news_is_refused(tmp_pa
             path.unlink()
     with pytest.raises(ValueError, match="every image was seen in training or validation"):
         load(f"folder:{tmp_path / 'one'}", known=first.files)
-    for damaged in ({}, {"train": "a", "val": "", "test": ""}):
+    for damaged in ({}, *({"train": x, "val": "", "test": ""} for x in "a!")):
         with pytest.raises(ValueError, match="files of an earlier training is damaged"):
             load(f"folder:{tmp_path / 'one'}", known=damaged)
 

@@ -1,7 +1,12 @@
 """A model and its preprocessing by name or path, as those who published it use it."""
 
+import http.server
+import io
 import json
+import shutil
 import sys
+import threading
+import time
 from functools import partial
 
 import numpy as np
@@ -21,6 +26,7 @@ from others import (
     transformers,
 )
 from safetensors.torch import save_file
+from test_publish import Hub
 from torch import nn
 from torch.testing import assert_close
 from torchvision import models
@@ -151,14 +157,45 @@ def test_a_step_of_hugging_face_that_is_left_out_is_refused_by_name(step):
 @pytest.mark.parametrize(
     ("steps", "resize"),
     [
+        ({}, None),
         ({"size": 224}, None),
         ({"size": {"shortest_edge": 256}, "do_center_crop": True}, 256),
         ({"size": {"height": 256, "width": 240}, "do_center_crop": True}, (256, 240)),
         ({"size": 256, "do_center_crop": True}, (256, 256)),
+        ({"size": 256, "do_center_crop": True, "crop_size": 224}, (256, 256)),
     ],
 )
 def test_sizes_as_hugging_face_writes_them(steps, resize):
     assert hub.hf_preprocessing(steps, ViTConfig(), ()).resize == resize
+
+
+@pytest.mark.parametrize(
+    ("steps", "said"),
+    [
+        ({"size": 256}, r"prepared at \(256, 256\), the model reads \(224, 224\)"),
+        ({"size": {"shortest_edge": 224}}, "prepared at 224, the model reads"),
+        ({"size": {"longest_edge": 224}}, "size is {'longest_edge': 224}: not supported"),
+        ({"do_center_crop": True, "size": 256, "crop_size": {"height": 200, "width": 200}}, "200"),
+        ({"do_center_crop": True, "size": {"shortest_edge": "x"}}, "'x'}: not supported"),
+        ({"do_flip_channel_order": True}, "do_flip_channel_order is true in prep"),
+        ({"size": "224"}, r"size is '224', expected int \| dict \| None"),
+    ],
+)
+def test_images_of_hugging_face_for_another_model_are_refused(steps, said):
+    with pytest.raises(ValueError, match=said):
+        hub.hf_preprocessing(steps, ViTConfig(), ())
+
+
+@pytest.mark.parametrize(
+    ("labels", "names"),
+    [
+        ({"1": "b", "0": "a"}, ("a", "b")), (["a", "b"], ("a", "b")), ({"0": "a"}, ("0", "1")),
+        ({"-1": "a", "1": "b"}, ("0", "1")), ({"x": "a", "y": "b"}, ("0", "1")), ((), ("0", "1")),
+        ("ab", ("0", "1")), (5, ("0", "1")), ({"0": ["a"], "1": None}, ("0", "1")),
+    ],
+)  # fmt: skip
+def test_classes_have_the_names_of_a_card_only_if_it_names_each(labels, names):
+    assert hub.class_names(labels, ViTConfig(classes=2)) == names
 
 
 def test_what_was_converted_is_saved_and_read_as_any_other_model(tmp_path):
@@ -270,6 +307,90 @@ def test_without_a_network_it_is_said_what_to_fetch_and_where_to_put_it(
     assert OFFLINE[name] in str(error.value)
     if name.startswith("torchvision"):
         assert str(tmp_path / "checkpoints") in str(error.value)
+
+
+class AnyHub(Hub):
+    """A hub that has any repository but those of "nobody", and perhaps loses connections."""
+
+    cut = False
+
+    def do_GET(self, body=True):
+        if "/nobody/" in self.path:
+            self.send_response(404)
+            self.send_header("X-Error-Code", "RepoNotFound")
+            self.end_headers()
+        else:
+            super().do_GET(body)
+
+    def end_headers(self):
+        super().end_headers()
+        if self.cut and self.command == "GET" and self.path.endswith(".safetensors"):
+            self.wfile.write(b"half of it")
+            self.wfile = io.BytesIO()  # and no more
+
+
+@pytest.fixture
+def served(tmp_path, monkeypatch):
+    """A hub on this machine, and the folder that it serves; nobody waits to try again."""
+    monkeypatch.setattr(AnyHub, "folder", tmp_path / "hub", raising=False)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), AnyHub) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        here, known = f"http://127.0.0.1:{server.server_port}", huggingface_hub.constants
+        template = f"{here}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr(known, "ENDPOINT", here)
+        monkeypatch.setattr(known, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(known, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(known, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(known, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(time, "sleep", lambda seconds: None)
+        yield tmp_path / "hub"
+        server.shutdown()
+
+
+def test_what_a_hub_serves_is_fetched_and_agrees_with_its_library(served):
+    theirs = hf_model().float()
+    theirs.save_pretrained(served)
+    model, prepared = from_checkpoint("hf:me/small")
+    images = noise(2, 3, 32, 32).float()
+    assert_close(model(images), theirs(images).logits, **TO_1E_5)
+    assert prepared.classes == tuple(theirs.config.id2label.values())
+    shutil.rmtree(served)
+    theirs = filled(timm.create_model("test_vit")).float()
+    timm.models.save_for_hf(theirs, served, safe_serialization=True)
+    model, prepared = from_checkpoint("timm:test_vit.r160_in1k")
+    images = noise(2, 3, 160, 160).float()
+    assert_close(model(images), theirs(images), **TO_1E_5)
+    assert_as_timm_prepares(prepared, theirs)
+
+
+@pytest.mark.parametrize(
+    ("name", "cut", "said"),
+    [
+        ("hf:me/small", True, r"cannot fetch it \(.*\). Fetch https://.* on a machine with a net"),
+        ("timm:test_vit.r160_in1k", True, r"cannot fetch it \(.*\). Fetch https://.*test_vit"),
+        ("hf:nobody/small", False, "no such model, or none for everybody: 404 Client Error"),
+        ("hf:a/b/c", False, "no such model, or none for everybody: Repo id must be"),
+        ("hf:me/bert", False, "missing tensors: .*cls_token"),
+    ],
+)
+def test_what_cannot_be_fetched_or_used_is_one_line_with_the_name(
+    served, name, cut, said, monkeypatch
+):
+    monkeypatch.setattr(AnyHub, "cut", cut)
+    sizes = dict(hidden_size=24, num_hidden_layers=1, num_attention_heads=2, vocab_size=9)
+    bert = transformers.BertConfig(intermediate_size=24, **sizes)
+    transformers.BertModel(bert).save_pretrained(served)
+    with pytest.raises(ValueError, match=said) as error:
+        from_checkpoint(name)
+    assert str(error.value).startswith(f"{name}: ")
+
+
+def test_a_library_without_a_name_is_no_folder(tmp_path, monkeypatch):
+    hf_model().save_pretrained(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for name in ("hf:", "timm:", "torchvision:"):
+        with pytest.raises(ValueError, match=f"unknown pretrained model '{name}'"):
+            from_checkpoint(name)
 
 
 @pytest.mark.parametrize(

@@ -386,10 +386,25 @@ def test_a_state_of_another_number_of_images_or_another_model_is_refused():
         Training(model(), fewer, recipe(), seeded(), state)
     other = model(mlp_size=8)
     before = weights(other).clone()
-    said = r"encoder.blocks.0.mlp.0.weight: saved \(16, 16\), asked \(8, 16\)"
+    said = r"encoder.blocks.0.mlp.0.weight: saved float32 \(16, 16\), asked float32 \(8, 16\)"
     with pytest.raises(ValueError, match=said):
         Training(other, DATA, recipe(), seeded(), state)
     assert torch.equal(weights(other), before)
+
+
+def test_a_state_whose_tensors_do_not_fit_changes_nothing():
+    made, state = model(seed=5), after_one_epoch()
+    before, drawn = weights(made).clone(), seeded()
+    for name, wrong, said in [
+        ("optimizer.0.exp_avg", torch.zeros(2), r"saved float32 \(2,\), asked float32 \(16, 16\)"),
+        ("optimizer.0.exp_avg", torch.full((16, 16), torch.nan), "exp_avg holds NaN"),
+        ("optimizer.99.exp_avg", torch.zeros(2), r"saved float32 \(2,\), asked None"),
+    ]:
+        lies = dataclasses.replace(state, tensors=state.tensors | {name: wrong})
+        with pytest.raises(ValueError, match=said):
+            Training(made, DATA, recipe(), drawn, lies)
+    assert torch.equal(weights(made), before)
+    assert torch.equal(drawn.get_state(), seeded().get_state())
 
 
 def test_the_training_loss_is_the_mean_over_the_epochs_steps():

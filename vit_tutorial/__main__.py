@@ -34,6 +34,7 @@ try:  # the libraries take seconds
     from vit_tutorial.train import default_device, evaluate
     from vit_tutorial.transfer import transfer
     from vit_tutorial.weights import checkpoint
+    from vit_tutorial.weights.files import is_a
     from vit_tutorial.weights.hub import ADDRESS, from_checkpoint, with_more
     from vit_tutorial.weights.preprocessing import Preprocessing
 except KeyboardInterrupt:
@@ -135,6 +136,8 @@ def main(arguments: list[str] | None = None) -> int:
         stream = getattr(sys, name) or open(os.devnull, "w")  # noqa: SIM115
         stream.reconfigure(errors="backslashreplace")  # what the terminal cannot show is escaped
         setattr(sys, name, stream)
+    if any(word == "" or (word[:2] == "--" and word[-1:] == "=") for word in arguments):
+        parser().error("a word is empty: is a variable of the shell not set?")
     args = parser().parse_args(arguments)
     args.command = shlex.join(["vit-tutorial", *arguments])
     flags = {word.partition("=")[0] for word in arguments}
@@ -164,6 +167,13 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong with the words of a command as the rest does: nothing raw."""
+
+    def error(self, message: str) -> Any:
+        super().error(shown(message, 2000))
+
+
 class Help(argparse.RawDescriptionHelpFormatter):
     """Keeps the line breaks of the examples and prints defaults."""
 
@@ -175,9 +185,7 @@ class Help(argparse.RawDescriptionHelpFormatter):
 def parser() -> argparse.ArgumentParser:
     """All commands and their options."""
     about = "A small Vision Transformer: train it, test it, ask it, look inside."
-    top = argparse.ArgumentParser(
-        prog="vit-tutorial", description=about, epilog=EXAMPLES, formatter_class=Help
-    )
+    top = Parser(prog="vit-tutorial", description=about, epilog=EXAMPLES, formatter_class=Help)
     said = f"vit-tutorial {version('vit-tutorial')}"
     top.add_argument("--version", action="version", version=said)
     commands = top.add_subparsers(required=True, metavar="COMMAND")
@@ -281,7 +289,8 @@ def new_run(args: argparse.Namespace) -> Run:
 
 def own_data(args: argparse.Namespace, **reading: Any) -> Data:
     """The data set to train on; ValueError unless there are classes to tell apart."""
-    data = load(args.data, args.root, args.seed, apart=True, **reading)
+    files = vars(args).get("files")  # of a training that is resumed
+    data = load(args.data, args.root, args.seed, apart=True, only=files, **reading)
     if len(data.classes) < 2:
         raise ValueError(
             f"{shown(data.name)} has one class, {shown(data.classes[0])!r}: expected at least two"
@@ -383,6 +392,8 @@ def run_evaluate(args: argparse.Namespace) -> None:
     model, preparation, more = model_with_head(args.weights)
     # another seed would put images into the test split that the model was trained on
     seed, known = more.get("seed", 0), more.get("files")
+    if not is_a(seed, int) or not 0 <= seed < 2**63:
+        raise ValueError(f"{args.weights} was trained with a seed that is none: {seed!r}")
     data = load(args.data, args.root, seed, known=known, prepared=preparation)
     if tuple(data.classes) != preparation.classes:
         raise ValueError(
@@ -396,6 +407,7 @@ def run_evaluate(args: argparse.Namespace) -> None:
         raise ValueError(f"none of the images is of the split {args.split}")
     model = model.float() if device.type == "mps" else model  # which knows no float64
     loss, accuracy = evaluate(model.to(device), split)
+    check_answers(args.weights, torch.tensor(loss))
     wrong = round((1 - accuracy) * len(split))
     print(
         f"{shown(data.name)}, {args.split}: accuracy {accuracy:.2%} ({wrong} of {len(split)} "
@@ -409,6 +421,12 @@ def model_with_head(name: str) -> tuple[VisionTransformer, Preprocessing, dict[s
     if not found[1].classes:
         raise ValueError(f"{name} has no head: it gives features, but names no classes")
     return found
+
+
+def check_answers(name: str, found: torch.Tensor) -> None:
+    """Raise ValueError if a model has answered with what is no number."""
+    if not found.isfinite().all():
+        raise ValueError(f"{name} answers with NaN or infinity: its weights are too large")
 
 
 def brief(names: Sequence[object]) -> str:
@@ -433,6 +451,7 @@ def run_predict(args: argparse.Namespace) -> None:
         images = preparation.normalise(pixels).to(next(model.parameters()).dtype)
         with torch.no_grad():
             answers.append(model(images).float().softmax(dim=-1))
+        check_answers(args.weights, answers[-1])
         if args.maps is not None and start < DRAWN:
             drawn.append(pixels[: DRAWN - start])
             maps.append(read_maps(model, images[: DRAWN - start]))
@@ -462,11 +481,16 @@ def check_maps(args: argparse.Namespace) -> None:
         return
     if path.suffix.lower() not in (".png", ".pdf", ".svg", ".jpg"):
         raise ValueError(f"--maps {path}: expected a name that ends in .png, .pdf, .svg or .jpg")
-    if path.is_dir() or not path.parent.is_dir():
-        wrong = "it is a folder" if path.is_dir() else f"no such folder: {path.parent}"
-        raise ValueError(f"--maps {path}: {wrong}")
+    check_place("--maps", path)
     if path.exists() and any(image.exists() and path.samefile(image) for image in args.images):
         raise ValueError(f"--maps {path} is one of the images: give another name")
+
+
+def check_place(option: str, path: Path) -> None:
+    """Raise ValueError if no file can have that path."""
+    if path.is_dir() or not path.parent.is_dir():
+        wrong = "it is a folder" if path.is_dir() else f"no such folder: {path.parent}"
+        raise ValueError(f"{option} {path}: {wrong}")
 
 
 def on_light(image: torch.Tensor) -> bool:
@@ -480,6 +504,8 @@ def run_export(args: argparse.Namespace) -> None:
     if not (args.page or args.onnx) or (args.int8 and not args.page):
         raise ValueError("expected --page DIR (perhaps with --int8 FILE) or --onnx FILE")
     made = []
+    if args.onnx:
+        check_place("--onnx", Path(args.onnx))
     if args.page:
         int8 = Path(args.int8) if args.int8 else None
         made += export_page(args.weights, args.page, int8, args.command)
@@ -493,9 +519,13 @@ def run_info(args: argparse.Namespace) -> None:
     """Print the shapes from image to logits and the parameters of each part."""
     stated = {"image_size": args.image_size, "classes": args.classes}
     config = variant(args.variant, **{k: v for k, v in stated.items() if v is not None})
-    with torch.device("meta"):  # shapes without memory
-        model = VisionTransformer(config)
     (H, W), (rows, cols), D = config.height_width, config.grid, config.hidden_size
+    try:
+        with torch.device("meta"):  # shapes without memory
+            model = VisionTransformer(config)
+    except (TypeError, RuntimeError) as error:  # a size past 2 ** 63
+        said = f"no tensor holds {config.classes} classes of images of {H} x {W} pixels"
+        raise ValueError(said) from error
     N, P, C = rows * cols, config.patch_size, config.channels
     T = N + 1
     steps = [

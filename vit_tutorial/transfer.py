@@ -7,8 +7,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2.functional import resize, rgb_to_grayscale
 
 from vit_tutorial.data import Split, batches, check_labels
 from vit_tutorial.model import VisionTransformer
@@ -47,22 +45,17 @@ def transfer(
 
 
 def adapt(split: Split, prepared: Preprocessing) -> Split:
-    """The split as a model reads it: in its channels and size, with its mean and std.
+    """The split to train a model on: whole images in its channels and size, its mean and std.
 
-    Colour becomes grey by brightness (0.299 red, 0.587 green, 0.114 blue); grey is repeated for
-    each channel of colour. Raises ValueError for other numbers of channels.
+    As `prepared.split`, but bicubic and without the crop, which would hide the edges of every
+    image from training; `finetune` does the same, and its checkpoints say so to whatever reads
+    them. Raises ValueError for other numbers of channels than 1 and 3.
     """
-    images, C, size = split.images, len(prepared.mean), prepared.height_width
-    mean, std = torch.tensor(prepared.mean), torch.tensor(prepared.std)
-    if not isinstance(images, Tensor):  # files: read as the model wants them
-        return replace(split, images=images.as_read(C, size), mean=mean, std=std)
-    if (images.shape[1], C) == (3, 1):
-        images = rgb_to_grayscale(images)
-    elif images.shape[1] not in (1, C):
-        raise ValueError(f"the model reads {C} channels, the images have {images.shape[1]}")
-    if images.shape[2:] != size:
-        images = resize(images, list(size), InterpolationMode.BICUBIC, antialias=True)
-    return Split(images.expand(-1, C, -1, -1), split.labels, mean, std)
+    whole = replace(prepared, resize=None, interpolation="bicubic")
+    if isinstance(split.images, Tensor):
+        return whole.split(split)
+    files = replace(split.images, prepared=whole, exact=False)  # read as the model wants them
+    return replace(split, images=files, mean=torch.tensor(whole.mean), std=torch.tensor(whole.std))
 
 
 def features(model: VisionTransformer, split: Split, batch_size: int = 256) -> Float[Tensor, "M D"]:

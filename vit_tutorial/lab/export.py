@@ -135,10 +135,11 @@ def export_onnx(model: VisionTransformer, path: Path) -> None:
     c = model.config
     images = torch.zeros(2, c.channels, *c.height_width)
     try:
-        torch.onnx.export(
-            model, (images,), path, dynamo=True, verbose=False, external_data=False,
+        program = torch.onnx.export(
+            model, (images,), dynamo=True, verbose=False,
             dynamic_shapes=({0: torch.export.Dim("B", min=1)},),
             input_names=["images"], output_names=["logits"],
         )  # fmt: skip
     except ModuleNotFoundError as error:
         raise ValueError(f"ONNX needs one more package: pip install {error.name}") from error
+    checkpoint.write(path, program.model_proto.SerializeToString())

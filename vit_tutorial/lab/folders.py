@@ -1,13 +1,16 @@
 """Folders of images as data sets: split class by class, and left on disk where they are large."""
 
 import math
+import multiprocessing
 import os
 import signal
+import sys
 from base64 import b64decode, b64encode
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from hashlib import blake2b, file_digest
 from pathlib import Path
 from typing import Any
@@ -32,6 +35,8 @@ LARGEST = 2**26  # pixels of an image: more would not fit into memory as a batch
 SAMPLE = 4000  # training images of such a folder whose pixels give mean and std
 GRACE = 30  # seconds in which such a process reads on after SIGTERM
 Parts = list[list[Listed]]  # the images to train on, to validate and to test
+Listing, Hashes, Known = Mapping[str, list[Listed]], Mapping[Path, bytes], Mapping[str, str]
+Size = int | tuple[int, int] | None
 
 
 @dataclass(frozen=True)
@@ -68,10 +73,6 @@ class Files(Dataset[Tensor]):
         """The images in `rows`, unread."""
         return replace(self, paths=[self.paths[i] for i in torch.arange(len(self))[rows].tolist()])
 
-    def as_read(self, channels: int, height_width: tuple[int, int]) -> "Files":
-        """The same files, read in so many channels at this size; ValueError unless 1 or 3."""
-        return replace(self, prepared=squashed(channels, height_width), exact=False)
-
     def read(self, path: Path) -> UInt8[Tensor, "C H W"]:
         """One image from its file; ValueError names a file that cannot be read."""
         if not self.exact:
@@ -86,9 +87,7 @@ class Files(Dataset[Tensor]):
 
 
 def squashed(channels: int, height_width: tuple[int, int]) -> Preprocessing:
-    """To read whole images in so many channels at a size; ValueError unless 1 or 3."""
-    if channels not in (1, 3):
-        raise ValueError(f"the model reads {channels} channels, image files have 1 or 3")
+    """To read whole images in so many channels at a size."""
     return Preprocessing(height_width, (0.5,) * channels, (0.5,) * channels, ())
 
 
@@ -106,7 +105,7 @@ class FileSplit(Split):
         loader = DataLoader(
             self.images,
             batch_sampler=[rows.tolist() for rows in parts],
-            num_workers=min(WORKERS, len(parts) // 2),  # none for a single batch
+            num_workers=min(can_start(WORKERS), len(parts) // 2),  # none for a single batch
             worker_init_fn=outlive_signals,
             collate_fn=as_array,
             generator=torch.Generator(),  # or it would draw from PyTorch's own, as dropout does
@@ -118,6 +117,18 @@ class FileSplit(Split):
             broken = str(error).rpartition("ValueError: ")[2].strip()
             error.__traceback__ = None  # it holds the workers, which else end many seconds later
         raise ValueError(broken)
+
+
+@cache
+def can_start(workers: int) -> int:
+    """So many, or 0, with a note, where the system has no room for the locks that they share."""
+    try:
+        _ = [multiprocessing.Lock() for _ in range(16 * workers)]
+    except OSError as error:
+        said = f"images are read by one process, for want of room in /dev/shm: {error}"
+        print(f"vit-tutorial: note: {said}", file=sys.stderr)
+        return 0
+    return workers
 
 
 def as_array(images: list[Tensor]) -> np.ndarray:
@@ -140,9 +151,11 @@ class FolderData(Data):
     """A folder's data set, and which files are in which split: what `load` takes as `known`.
 
     For "train", "val" and "test" it holds the hashes of the files' contents, packed into text.
+    `listed` holds those of the places and contents of all images: what `load` takes as `only`.
     """
 
     files: Mapping[str, str]
+    listed: Mapping[str, str]
 
     @property
     def copies(self) -> int:
@@ -152,15 +165,10 @@ class FolderData(Data):
 
 
 def load(
-    name: str,
-    root: str | Path | None = None,
-    seed: int = 0,
-    image_size: int | tuple[int, int] | None = None,
-    known: Mapping[str, str] | None = None,
-    prepared: Preprocessing | None = None,
-    at_most: int | None = None,
-    apart: bool = False,
-) -> Data:
+    name: str, root: str | Path | None = None, seed: int = 0, image_size: Size = None,
+    known: Known | None = None, prepared: Preprocessing | None = None, at_most: int | None = None,
+    apart: bool = False, only: Known | None = None,
+) -> Data:  # fmt: skip
     """A data set by name: "folder:PATH", or any name that `vit_tutorial.data.load` knows.
 
     A folder holds one sub-folder of images per class, or a `train` folder of such, with `val` and
@@ -174,59 +182,59 @@ def load(
     then, and whatever was neither trained on nor validated is for testing.
     With `apart`, exact copies of training images are left out of the other splits, and of those
     to validate out of those to test, unless nothing would be left.
-    Raises ValueError for an unknown name, an empty folder, an unreadable image, and a class with
-    too few images to be in every split.
+    With `only`, the `listed` of an earlier `FolderData`, the folder is read as it was then: what is
+    new since is left out, and it is said.
+    Raises ValueError for an unknown name, an empty folder, an unreadable image, a class with too
+    few images to be in every split, and images of `only` that are gone.
     """
     if not name.startswith("folder:"):
+        if name not in data.NAMES and os.path.isdir(name):
+            raise ValueError(f"unknown data set {name!r}; for a folder give folder:{name}")
         if image_size is not None and name in data.NAMES:
-            raise ValueError(
-                f"image_size={image_size} is for folders; {name} has a size of its own"
-            )
+            said = f"image_size={image_size} is for folders; {name} has a size of its own"
+            raise ValueError(said)
         return data.load(name, root, seed)
+    check_size(prepared.height_width if prepared else image_size)
+    with of_folder(name) as folder:
+        classes, listed = find_images(folder)
+        hashes = {p: hash_of(p) for p in progress(paths_of(listed.values()), "reading files")}
+        if only is not None:
+            classes, listed = without_new(folder, classes, listed, hashes, only)
+        if known is None:
+            parts = split_up(listed, seed)
+            copies = copies_across(parts, hashes)
+            if apart:
+                parts = [[one for one in part if one[0] not in copies] or part for part in parts]
+            note(folder, said_of_copies(copies, apart))
+        else:
+            parts = remembered(folder, listed, hashes, known)
+        paths = paths_of(listed.values())
+        files = Files(paths, prepared) if prepared else image_files(paths, image_size, at_most)
+        drafts = [split_of(part, files) for part in parts]
+        mean, std = pixel_statistics(images_of(drafts))
+        splits = (replace(draft, mean=mean, std=std) for draft in drafts)
+        kept = {s: packed(hashes[p] for p, _ in x) for s, x in zip(SPLITS, parts, strict=True)}
+        seen = {"all": packed(place(folder, path, hashes) for path in paths)}
+        return FolderData(f"folder:{folder}", *splits, classes, kept, seen)
+
+
+@contextmanager
+def of_folder(name: str) -> Iterator[Path]:
+    """The folder in "folder:PATH"; what the system refuses inside is a ValueError that names it."""
+    if name == "folder:":
+        raise ValueError("no folder is named: expected folder:PATH")
     try:
-        if name == "folder:":
-            raise ValueError("no folder is named: expected folder:PATH")
-        folder = Path(name.removeprefix("folder:")).expanduser()
-        return load_folder(folder, seed, image_size, known, prepared, at_most, apart)
+        yield Path(name.removeprefix("folder:")).expanduser()
     except (OSError, RuntimeError) as error:  # a folder that may not be read, an unknown ~user
         raise ValueError(f"cannot read {shown(name)}: {error}") from error
 
 
-def load_folder(
-    folder: Path,
-    seed: int,
-    image_size: int | tuple[int, int] | None,
-    known: Mapping[str, str] | None,
-    prepared: Preprocessing | None,
-    at_most: int | None,
-    apart: bool,
-) -> FolderData:
-    """The images of a folder in three splits, with the mean and std of the training pixels."""
-    check_size(prepared.height_width if prepared else image_size)
-    classes, listed = find_images(folder)
-    paths = sorted(path for part in listed.values() for path, _ in part)
-    hashes = {path: hash_of(path) for path in progress(paths, "reading files")}
-    if known is None:
-        parts = split_up(listed, seed)
-        copies = copies_across(parts, hashes)
-        if apart:
-            parts = [[one for one in part if one[0] not in copies] or part for part in parts]
-        note(folder, said_of_copies(copies, apart))
-    else:
-        parts = remembered(folder, listed, hashes, known)
-    files = (
-        Files(paths, prepared)
-        if prepared
-        else image_files(paths, image_size or common_size(paths, at_most))
-    )
-    drafts = [split_of(part, files) for part in parts]
-    mean, std = pixel_statistics(images_of(drafts))
-    train, val, test = (replace(draft, mean=mean, std=std) for draft in drafts)
-    kept = {split: packed(part, hashes) for split, part in zip(SPLITS, parts, strict=True)}
-    return FolderData(f"folder:{folder}", train, val, test, classes, kept)
+def paths_of(parts: Iterable[list[Listed]]) -> list[Path]:
+    """The files of several splits, in order."""
+    return sorted(path for part in parts for path, _ in part)
 
 
-def check_size(size: int | tuple[int, int] | None) -> None:
+def check_size(size: Size) -> None:
     """Raise ValueError for images without pixels, and for such as no memory holds."""
     H, W = (size, size) if isinstance(size, int) else size or (1, 1)
     if min(H, W) < 1:
@@ -265,30 +273,23 @@ def progress(steps: Any, words: str, total: int | None = None) -> Any:
     return tqdm(steps, words, total, delay=3, leave=False, disable=bool(rank()) or None)
 
 
-def common_size(paths: list[Path], at_most: int | None) -> int | None:
-    """`at_most`, if an image is larger than that or of another size than the first, else None."""
-    sizes: set[tuple[int, int]] = set()
-    for path in paths if at_most is not None else ():
+def image_files(paths: list[Path], image_size: Size, at_most: int | None) -> Files:
+    """The images at `image_size`, grey if all are grey.
+
+    Without a size it is `at_most`, if an image is larger than that or of another size than the
+    first, else the first one's.
+    """
+    grey, sizes = True, dict[tuple[int, int], Path]()
+    for path in paths:
         with opened(path) as image:
             W, H = image.size
             lies = image.getexif().get(0x0112, 1) > 4  # EXIF's orientation
-            sizes.add((H, W) if lies else (W, H))
-        if len(sizes) > 1 or max(W, H) > at_most:  # type: ignore[operator]
-            return at_most
-    return None
-
-
-def image_files(paths: list[Path], image_size: int | tuple[int, int] | None) -> Files:
-    """The images at one size (without `image_size` the first one's), grey if all are grey."""
+            sizes[(W, H) if lies else (H, W)] = path
+            grey &= image.mode in ("1", "L", "LA", "F") or image.mode.startswith("I")
+    if image_size is None and at_most and (len(sizes) > 1 or max(map(max, sizes)) > at_most):
+        image_size = at_most
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
-    W, H = (1, 1) if size else read_image(paths[0]).size
-    files = Files(paths, squashed(3, size or (H, W)), exact=size is None)
-    for path in paths:
-        with opened(path) as image:
-            grey = image.mode in ("1", "L", "LA", "F") or image.mode.startswith("I")
-        if not grey:
-            return files
-    return replace(files, prepared=squashed(1, files.prepared.height_width))
+    return Files(paths, squashed(1 if grey else 3, size or next(iter(sizes))), exact=size is None)
 
 
 # ---- which image is in which split
@@ -309,7 +310,7 @@ def split_off(
     return rest, chosen
 
 
-def split_up(listed: Mapping[str, list[Listed]], seed: int) -> Parts:
+def split_up(listed: Listing, seed: int) -> Parts:
     """Train, val and test: the folder's own splits, and by `seed` those that it does not have."""
     generator, missing = torch.Generator().manual_seed(seed), {"val", "test"} - set(listed)
     rest, least = listed["train"], 1 + len(missing)
@@ -347,12 +348,7 @@ def said_of_copies(copies: Mapping[Path, Path], left_out: bool) -> str:
     )
 
 
-def remembered(
-    folder: Path,
-    listed: Mapping[str, list[Listed]],
-    hashes: Mapping[Path, bytes],
-    known: Mapping[str, str],
-) -> Parts:
+def remembered(folder: Path, listed: Listing, hashes: Hashes, known: Known) -> Parts:
     """Train, val and test: the files of an earlier training, and all others to test.
 
     One line on standard error says how many; ValueError if none is left to test.
@@ -370,21 +366,47 @@ def remembered(
     return [train, val, rest]
 
 
+def without_new(
+    folder: Path, classes: list[str], listed: Listing, hashes: Hashes, only: Known
+) -> tuple[list[str], Listing]:
+    """Classes and images without what an earlier training has not seen; a line says how many.
+
+    Raises ValueError if an image that it has seen is gone.
+    """
+    known, places = set(unpacked(only, "all")), {p: place(folder, p, hashes) for p in hashes}
+    if lost := len(known - set(places.values())):
+        raise ValueError(
+            f"{lost} of the {len(known)} images that the training had in {shown(folder)} are gone, "
+            "moved or changed: put them back, or begin another training"
+        )
+    if new := sum(one not in known for one in places.values()):
+        note(folder, f"{new} images are new since the training began: left out")
+    kept = {s: [i for i in part if places[i[0]] in known] for s, part in listed.items()}
+    labels = sorted({label for part in kept.values() for _, label in part})
+    kept = {s: [(path, labels.index(k)) for path, k in part] for s, part in kept.items()}
+    return [classes[label] for label in labels], kept
+
+
 def hash_of(path: Path) -> bytes:
     """Eight bytes that two files share only if their contents are the same."""
     with path.open("rb") as file:
         return file_digest(file, partial(blake2b, digest_size=8)).digest()
 
 
-def packed(part: list[Listed], hashes: Mapping[Path, bytes]) -> str:
-    """The hashes of a split's files, sorted, as text: 11 characters an image."""
-    return b64encode(b"".join(sorted(hashes[path] for path, _ in part))).decode()
+def place(folder: Path, path: Path, hashes: Mapping[Path, bytes]) -> bytes:
+    """Eight bytes for where a file is in its folder, and what is in it."""
+    return blake2b(os.fsencode(path.relative_to(folder)) + hashes[path], digest_size=8).digest()
+
+
+def packed(hashes: Iterable[bytes]) -> str:
+    """The hashes of files, sorted, as text: 11 characters an image."""
+    return b64encode(b"".join(sorted(hashes))).decode()
 
 
 def unpacked(files: Mapping[str, str], split: str) -> list[bytes]:
-    """The hashes that `packed` wrote for a split; ValueError for what it has not written."""
+    """The hashes `packed` wrote for a split or "all"; ValueError for what it has not written."""
     try:
-        content = b64decode(files[split])
+        content = b64decode(files[split], validate=True)
     except (LookupError, TypeError, ValueError) as error:
         raise ValueError(
             f"the list of the files of an earlier training is damaged: {error}"

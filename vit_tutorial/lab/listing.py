@@ -10,6 +10,7 @@ from PIL import Image
 
 from vit_tutorial.errors import shown
 from vit_tutorial.lab.distributed import rank
+from vit_tutorial.weights.files import listed
 
 UNREADABLE = {"BUFR", "GRIB", "HDF5", "MPEG", "PALM", "PDF", "WMF"}  # Pillow knows but the names
 Listed = tuple[Path, int]  # an image file and the number of its class
@@ -36,7 +37,7 @@ def find_images(folder: Path) -> tuple[list[str], dict[str, list[Listed]]]:
     paths, passed = images_below(folder)
     homes = split_folders(folder, paths)
     found: dict[str, dict[str, list[Path]]] = {
-        split: {name: [] for name in class_folders(home)} for split, home in homes.items()
+        split: {name: [] for name in class_folders(home, split)} for split, home in homes.items()
     }
     for path in paths:
         split = next(split for split, home in homes.items() if path.is_relative_to(home))
@@ -46,21 +47,21 @@ def find_images(folder: Path) -> tuple[list[str], dict[str, list[Listed]]]:
         else:
             passed["in no class"] += 1
     say_what_is_passed_over(folder, passed)
-    listed: dict[str, list[Listed]] = {}
+    images: dict[str, list[Listed]] = {}
     classes: list[str] = []
     for split, home in homes.items():
         names = [c for c, images in found[split].items() if is_class(home / c, images)]
         classes = classes or names  # of "train", the first
         if names != classes:
-            differ = ", ".join(map(shown, sorted({*names} ^ {*classes})))
             raise ValueError(
-                f"{shown(homes['train'])} and {shown(home)} do not hold the same classes: "
-                f"only one of them has {differ}"
+                f"{shown(homes['train'])} and {shown(home)} do not hold the same classes: only one "
+                f"of them has {listed({*names} ^ {*classes})}; sort the images in {shown(home)} "
+                f"into folders of these, or give folder:{shown(homes['train'])}, to split that"
             )
-        listed[split] = [(path, k) for k, c in enumerate(names) for path in found[split][c]]
+        images[split] = [(path, k) for k, c in enumerate(names) for path in found[split][c]]
     if not classes:
         raise ValueError(f"{shown(folder)} holds no class: expected one sub-folder for each")
-    return classes, listed
+    return classes, images
 
 
 def say_what_is_passed_over(folder: Path, passed: Counter[str]) -> None:
@@ -146,9 +147,10 @@ def split_name(name: str) -> str | None:
     return plain if plain in SPLITS else None
 
 
-def class_folders(folder: Path) -> list[str]:
-    """The names of the class folders; ValueError if there are none."""
-    if not (names := sub_folders(folder)):
+def class_folders(folder: Path, split: str) -> list[str]:
+    """The names of the class folders; ValueError if there are none to train on."""
+    names = sub_folders(folder)
+    if split == "train" and not names:
         what = "holds no folder" if any(folder.iterdir()) else "is empty"
         raise ValueError(
             f"{shown(folder)} {what}: expected one sub-folder of images for each class"
@@ -164,10 +166,10 @@ def is_class(folder: Path, images: list[Path]) -> bool:
         return False
     if not images:
         raise ValueError(f"no images in {shown(folder)}")
-    if not any(path.parent == folder for path in images):
+    if not any(path.parent in (folder, folder / "images") for path in images):  # tiny-imagenet's
         inner = ", ".join(map(shown, sub_folders(folder)[:3]))
         raise ValueError(
             f"{shown(folder)} holds only folders ({inner}) and no image of its own: if those are "
-            f"the classes, give folder:{shown(folder)}, else move the images up"
+            f"splits or classes, give folder:{shown(folder)}, else move the images up"
         )
     return True

@@ -20,11 +20,12 @@ from torch.nn import functional as F
 from vit_tutorial.data import Data, batches, check_labels
 from vit_tutorial.lab import distributed
 from vit_tutorial.lab.augment import AUGMENTATIONS, cutmix
-from vit_tutorial.lab.optim import make_optimizer, update_average
+from vit_tutorial.lab.optim import kept_after_a_step, make_optimizer, update_average
 from vit_tutorial.lab.recipes import Recipe
 from vit_tutorial.lab.resume import State, check_same
 from vit_tutorial.lab.shortcut import shortcut
 from vit_tutorial.train import Epoch, evaluate, number_of_logits, schedule, set_rate
+from vit_tutorial.weights.files import check_numbers
 
 Batch = tuple[Float[Tensor, "B C H W"], Int[Tensor, " B"] | Float[Tensor, "B K"]]
 
@@ -59,15 +60,9 @@ class Training:
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        data: Data,
-        recipe: Recipe,
-        generator: torch.Generator,
-        state: State | None = None,
-        compiled: bool = False,
-        shards: torch.device | None = None,
-    ):
+        self, model: nn.Module, data: Data, recipe: Recipe, generator: torch.Generator,
+        state: State | None = None, compiled: bool = False, shards: torch.device | None = None,
+    ):  # fmt: skip
         self.model, self.data, self.recipe, self.generator = model, data, recipe, generator
         self.classes = number_of_logits(model, data.val)
         check_labels(data.train.labels, self.classes)
@@ -88,13 +83,27 @@ class Training:
         steps = len(data.train) // recipe.batch_size
         self.losses = torch.zeros(steps, dtype=self.weight.dtype, device=self.weight.device)
         self.shuffle = generator.get_state()
+        self.last, self.begun = self.snapshot(), False
         if state is not None:
-            check_same("the training", state.settings, self.settings())
-            ours, theirs = model.state_dict(), state.part("model")
-            shapes = [{name: tuple(t.shape) for name, t in part.items()} for part in (theirs, ours)]
-            check_same("the training of this model", *shapes)
-            self.restore(state)
-        self.last, self.begun = state or self.snapshot(), False
+            self.resume(state)
+
+    def resume(self, state: State) -> None:
+        """Go on where a state was taken; ValueError, before anything changes, if it cannot be."""
+        check_same("the training", state.settings, self.settings())
+        n, found = len(self.losses), kinds(state.tensors)
+        if state.step > n or state.epoch * n + state.step > self.recipe.epochs * n:
+            raise ValueError(f"there is no step {state.step} after epoch {state.epoch}")
+        expected = kinds(self.last.tensors)
+        if state.epoch or state.step:
+            expected |= kinds(kept_after_a_step(self.optimizer))
+        if found.get("epoch.dropout", "").startswith("uint8"):  # of any device
+            expected["epoch.dropout"] = found["epoch.dropout"]
+        check_same("the training of this model", found, expected)
+        for name, tensor in state.tensors.items():
+            if tensor.is_floating_point():
+                check_numbers(name, tensor)
+        self.restore(state)
+        self.last = state
 
     def settings(self) -> dict[str, Any]:
         """What has to be the same when a state is resumed."""
@@ -237,7 +246,7 @@ class Training:
         self.shuffle = state.tensors["epoch.shuffle"]
         self.generator.set_state(state.tensors["epoch.generator"])
         source, dropout = random_numbers(self.weight.device), state.tensors["epoch.dropout"]
-        if len(source.get_rng_state()) == len(dropout):  # not after a move to another device
+        if source.get_rng_state().shape == dropout.shape:  # not after a move to another device
             source.set_rng_state(dropout)
 
 
@@ -274,6 +283,11 @@ def check_shards(recipe: Recipe, compiled: bool) -> None:
         raise ValueError(f"fsdp trains with adamw: {recipe.optimizer} needs whole matrices")
     if compiled:
         raise ValueError("fsdp and compile do not go together here: leave one of them out")
+
+
+def kinds(tensors: dict[str, Tensor]) -> dict[str, str]:
+    """What each tensor is, such as "float32 (8, 16)"."""
+    return {k: f"{t.dtype} {tuple(t.shape)}".removeprefix("torch.") for k, t in tensors.items()}
 
 
 def random_numbers(device: torch.device) -> Any:

@@ -35,6 +35,17 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, fused=True)
 
 
+def kept_after_a_step(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Tensors like those that `make_optimizer`'s has from its first step on, by their names."""
+    found, groups = dict[str, Tensor](), optimizer.param_groups
+    for i, (p, muon) in enumerate((p, "parts" in g) for g in groups for p in g["params"]):
+        if p.requires_grad:
+            momenta = ("momentum",) if muon else ("exp_avg", "exp_avg_sq")
+            found |= {f"optimizer.{i}.{name}": p for name in momenta}
+            found[f"optimizer.{i}.step"] = torch.zeros(())
+    return found
+
+
 def update_average(average: nn.Module, model: nn.Module, keep: float, step: int) -> None:
     """Move `average`, an exponential moving average of the weights, towards those of `model`.
 

@@ -39,6 +39,8 @@ class Recipe(TrainConfig):
     shortcut: bool = False  # the last block works for the class token alone
 
     def __post_init__(self) -> None:
+        if wrong := [name for name, value in vars(self).items() if value != value]:
+            raise ValueError(f"{wrong[0]} must be a number, got nan")
         super().__post_init__()
         for name in ("muon_rate", "accumulate"):
             if not getattr(self, name) > 0:
@@ -52,6 +54,10 @@ class Recipe(TrainConfig):
             raise ValueError(f"augment must be at most 10, got {self.augment}")
         if not self.cutmix >= 0:
             raise ValueError(f"cutmix must not be negative, got {self.cutmix}")
+        rate = max(self.learning_rate, self.muon_rate * (self.optimizer == "muon"))
+        if not rate * self.weight_decay < 1:  # no weight would outlive a step
+            said = f"got {self.weight_decay} times {rate}"
+            raise ValueError(f"weight_decay times the learning rate must be below 1, {said}")
         for name, known in CHOICES.items():
             if getattr(self, name) not in known:
                 raise unknown(name, getattr(self, name), known)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vit_tutorial.data import Data
 from vit_tutorial.weights import checkpoint
-from vit_tutorial.weights.files import reading
+from vit_tutorial.weights.files import is_a, reading
 
 FORMAT = "vit_tutorial state 1"
 
@@ -39,8 +39,9 @@ class State:
 
 
 def check_same(what: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-    """Raise ValueError that names every setting in `new` that differs from `old`."""
-    differ = [f"{k}: saved {old.get(k)}, asked {v}" for k, v in new.items() if old.get(k) != v]
+    """Raise ValueError that names every setting in which two differ."""
+    names = [k for k in {**new, **old} if old.get(k) != new.get(k)]
+    differ = [f"{k}: saved {old.get(k)}, asked {new.get(k)}" for k in names]
     if differ:
         raise ValueError(f"{what} cannot be resumed with other settings: {'; '.join(differ)}")
 
@@ -58,9 +59,13 @@ def save_state(path: str | Path, state: State, about: dict[str, Any]) -> None:
 def load_state(path: str | Path) -> tuple[State, dict[str, Any]]:
     """What `save_state` wrote. Raises ValueError for a missing, damaged or foreign file."""
     tensors, header = checkpoint.unpack(Path(path), FORMAT)
-    with reading(path):  # the settings are missing in earlier files
-        epoch, step, seconds, about, *settings = json.loads(header["state"])
-        return State(epoch, step, seconds, dict(*settings), tensors), about
+    with reading(path):
+        told, kinds = json.loads(header["state"]), (int, int, float, dict, dict)
+        fit = type(told) is list and len(told) == 5 and all(map(is_a, told, kinds))
+        if not fit or min(told[:3]) < 0:
+            raise ValueError("it does not say how far the training was")
+        epoch, step, seconds, about, settings = told
+        return State(epoch, step, seconds, settings, tensors), about
 
 
 def fingerprint(data: Data) -> str:

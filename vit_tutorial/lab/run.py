@@ -12,7 +12,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_type_hints
 
 import torch
 from tqdm import tqdm
@@ -25,9 +25,10 @@ from vit_tutorial.lab.loop import Step, Training
 from vit_tutorial.lab.recipes import Recipe
 from vit_tutorial.lab.report import baseline, wilson
 from vit_tutorial.lab.resume import State, check_same, fingerprint, load_state, save_state
-from vit_tutorial.model import VisionTransformer
-from vit_tutorial.train import default_device, predictions
+from vit_tutorial.model import VisionTransformer, ViTConfig
+from vit_tutorial.train import Epoch, default_device, predictions
 from vit_tutorial.weights import checkpoint
+from vit_tutorial.weights.files import from_json, is_a, listed, reading
 from vit_tutorial.weights.preprocessing import preprocessing
 
 try:
@@ -36,9 +37,14 @@ except ImportError:  # on Windows nothing keeps two trainings apart
     fcntl = None  # type: ignore[assignment]
 
 WRITTEN = ("state.safetensors", "model.safetensors", "metrics.jsonl", "card.json", "report.html")
+KINDS: dict[str, Any] = get_type_hints(ViTConfig) | get_type_hints(Recipe) | {"image_size": int}
+KINDS = {name: kind | None for name, kind in KINDS.items()}  # of options; the others are text
+KINDS |= {"data": str, "seed": int, "weights": str, "frozen": bool}
 # options that may change when a run is resumed
-FREE = ("run", "given", "command", "out", "resume", "save_minutes", "device", "compile", "root",
-        "parallel")  # fmt: skip
+FREE = (
+    "run", "given", "command", "files", "out", "resume", "save_minutes", "device", "compile",
+    "root", "parallel",
+)  # fmt: skip
 
 
 class Run(NamedTuple):
@@ -72,12 +78,13 @@ class Run(NamedTuple):
         return json.loads(json.dumps(found, default=str))  # as a state gives it back
 
 
+Show = Callable[[Run, torch.Tensor, list[dict[str, Any]]], None]  # draws, from the test's logits
+
+
 def fit(
-    args: argparse.Namespace,
-    make: Callable[[argparse.Namespace], Run],
-    show: Callable[[Run, torch.Tensor, list[dict[str, Any]]], None],
+    args: argparse.Namespace, make: Callable[[argparse.Namespace], Run], show: Show,
     pictures: tuple[str, ...],
-) -> bool:
+) -> bool:  # fmt: skip
     """Train what `make` gives, from the start or from the state in --out, and report on it.
 
     Of several processes only the first prints and writes. True if the model is surely better than
@@ -89,6 +96,8 @@ def fit(
         raise ValueError(f"--seed must lie in 0..{2**63 - 1}, got {args.seed}")
     if (parallel := getattr(args, "parallel", "ddp")) not in ("ddp", "fsdp"):
         raise unknown("parallel", parallel, ("ddp", "fsdp"))
+    if not args.save_minutes >= 0:
+        raise ValueError(f"--save-minutes must be at least 0, got {args.save_minutes}")
     device = distributed.join(chosen_device(args.device))
     with redirect_stdout(None) if distributed.rank() else nullcontext():
         torch.manual_seed(args.seed)
@@ -96,7 +105,7 @@ def fit(
             run = make(args)
         told = run.told()
         check_same(str(args.out), about.get("settings", told["settings"]), told["settings"])
-        about |= told
+        about |= told | ({"files": run.data.listed} if isinstance(run.data, FolderData) else {})
         if state and state.epoch == run.recipe.epochs and is_whole(args.out, names):
             print(f"{shown(args.out)} is finished: {state.epoch} epochs, nothing to do")
             return True
@@ -115,12 +124,7 @@ def fit(
         return better
 
 
-def finish(
-    run: Run,
-    history: list[dict[str, Any]],
-    show: Callable[[Run, torch.Tensor, list[dict[str, Any]]], None],
-    device: torch.device,
-) -> bool:
+def finish(run: Run, history: list[dict[str, Any]], show: Show, device: torch.device) -> bool:
     """Test the model and write what is left; whether it surely beats the commonest class."""
     logits = predictions(run.model, run.data.test).cpu()
     run.model.cpu()
@@ -195,11 +199,27 @@ def saved(args: argparse.Namespace, names: tuple[str, ...]) -> tuple[State | Non
     if not file.exists():
         raise ValueError(f"{args.out} holds nothing to resume: start without --resume")
     state, about = load_state(file)
-    if missing := {"command", "history", "options", "settings"} - set(about):
-        raise ValueError(f"{file} is not of a run like this one: it says no {sorted(missing)}")
+    with reading(file):
+        check_about(about, state.epoch, args)
     kept = {name: value for name, value in about["options"].items() if name not in args.given}
-    vars(args).update(kept, command=about["command"])
+    vars(args).update(kept, command=about["command"], files=about.get("files"))
     return state, about
+
+
+def check_about(about: dict[str, Any], epochs: int, args: argparse.Namespace) -> None:
+    """Raise ValueError unless a state says of its run what one like this needs to know."""
+    needed = {"command": str, "history": list, "options": dict, "settings": dict}
+    wrong = [name for name, kind in needed.items() if not is_a(about.get(name), kind)]
+    options = {} if wrong else {"data": None, "seed": None} | about["options"]
+    known = vars(args).keys() - set(FREE)
+    fit = (name in known and is_a(x, KINDS.get(name, str | None)) for name, x in options.items())
+    wrong += [f"--{name}" for name, fits in zip(options, fit, strict=True) if not fits]
+    if wrong:
+        made = about.get("command")
+        raise ValueError(f"it is of {made!r}, not of a run like this one: see its {listed(wrong)}")
+    numbers = [from_json(Epoch, epoch, "its history").number for epoch in about["history"]]
+    if numbers != list(range(1, epochs + 1)):
+        raise ValueError(f"its history is of the epochs {numbers}, expected 1 to {epochs}")
 
 
 def check_abilities(run: Run, device: torch.device) -> None:
@@ -236,8 +256,6 @@ def follow(
     size, saved = recipe.batch_size, time.monotonic()
     per_epoch = len(data.train) // size
     done = 0 if state is None else state.epoch * per_epoch + state.step
-    bar = tqdm(total=recipe.epochs * per_epoch * size, initial=done * size, unit="img",
-               unit_scale=True, disable=not first)  # fmt: skip
 
     def keep() -> None:
         nonlocal saved
@@ -261,8 +279,12 @@ def follow(
 
     with asked_to_stop() as asked:
         try:
-            training = Training(model, data, recipe, generator, state, args.compile, shards)
-            with bar:
+            training = Training(model, data, recipe, generator, None, args.compile, shards)
+            if state is not None:
+                with reading(file):
+                    training.resume(state)
+            with tqdm(total=recipe.epochs * per_epoch * size, initial=done * size, unit="img",
+                      unit_scale=True, disable=not first) as bar:  # fmt: skip
                 for epoch in training.epochs(on_step):
                     history.append(asdict(epoch))
                     keep()  # before the weights: a folder with weights can be resumed

@@ -6,8 +6,10 @@ import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import MISSING, fields
+from inspect import formatannotation
 from math import isfinite
 from pathlib import Path
+from pickle import UnpicklingError
 from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -54,6 +56,8 @@ def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     with reading(path):
         with path.open("rb") as file:
             start = file.read(len(LEGACY))
+        if start.startswith(b"version https"):
+            raise ValueError("it is no more than a pointer of Git LFS: fetch it with git lfs pull")
         if path.name.endswith(".index.json"):
             return shards(path), {}
         if start[:4] == b"PK\3\4":
@@ -63,7 +67,13 @@ def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
             if all(member.filename.endswith(".npy") for member in members):
                 return dict(np.load(path, allow_pickle=False)), {}
         if start[:4] == b"PK\3\4" or start == LEGACY:
-            found = unwrapped(torch.load(path, map_location="cpu", weights_only=True))
+            try:
+                found = unwrapped(torch.load(path, map_location="cpu", weights_only=True))
+            except UnpicklingError as error:  # torch's own says how to run what it holds
+                raise ValueError(
+                    "it is damaged, or holds other objects than tensors, which are not opened: "
+                    "save the model's state_dict() alone"
+                ) from error
             sizes = (t.numel() * t.itemsize for t in found.values() if isinstance(t, Tensor))
             check_size(path, sum(sizes))
             return found, {}
@@ -162,7 +172,9 @@ def from_json(kind: type[T], found: Any, where: str) -> T:
         raise ValueError(f"{where} has fields that are missing or unknown: {listed(strange)}")
     for name, value in found.items():
         if not is_a(value, hints[name]):
-            raise ValueError(f"{name} in {where} is {value!r}, expected {hints[name]}")
+            raise ValueError(
+                f"{name} in {where} is {value!r}, expected {formatannotation(hints[name])}"
+            )
     return kind(**{n: tuple(x) if isinstance(x, list) else x for n, x in found.items()})
 
 

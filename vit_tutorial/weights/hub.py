@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import reduce
 from importlib import import_module
 from importlib.util import find_spec
+from inspect import formatannotation
 from math import floor
 from pathlib import Path
 from typing import Any
@@ -49,8 +50,11 @@ def with_more(name: str | Path) -> tuple[VisionTransformer, Preprocessing, dict[
     """`from_checkpoint`, and all that a file of ours says beside the weights."""
     library, colon, rest = str(name).partition(":")
     more: dict[str, Any] = {}
-    if colon and library in FETCH:
-        model, steps = FETCH[library](rest)
+    if colon and library in FETCH and rest:
+        try:
+            model, steps = FETCH[library](rest)
+        except ValueError as error:
+            raise ValueError(f"{shown(name)}: {error}") from error
     else:
         path = find(name)
         with reading(path):
@@ -71,7 +75,7 @@ def find(name: str | Path) -> Path:
     The name of a shipped model wins over a file or folder that is called the same.
     """
     path = Path(name)
-    outside = os.path.exists(path) or path.suffix or len(path.parts) > 1
+    outside = str(name) and (os.path.exists(path) or path.suffix or len(path.parts) > 1)
     if str(name) in checkpoint.pretrained_names() or not outside:
         return checkpoint.pretrained_path(str(name))
     return in_folder(path) if os.path.isdir(path) else path
@@ -122,7 +126,7 @@ def fetch_timm(name: str) -> Prepared:
     cfg = timm.get_pretrained_cfg(name).to_dict()
     repository = cfg.get("hf_hub_id")
     files = [ADDRESS.format(repository, file) for file in ("config.json", WEIGHTS[0])]
-    with fetching(f"timm:{name}", files if repository else [cfg["url"]]):
+    with fetching(files if repository else [cfg["url"]]):
         theirs = timm.create_model(name, pretrained=True)
     subset = data.infer_imagenet_subset(cfg)
     labels = data.ImageNetInfo(subset).label_descriptions() if subset else ()
@@ -138,7 +142,7 @@ def fetch_torchvision(name: str) -> Prepared:
         raise unknown("torchvision model", name, known)
     weights = models.get_model_weights(name).DEFAULT
     cache = f"{Path(torch.hub.get_dir(), 'checkpoints')}, where torchvision looks, or into "
-    with fetching(f"torchvision:{name}", [weights.url], cache):
+    with fetching([weights.url], cache):
         theirs = models.get_model(name, weights="DEFAULT")
     heads = theirs.encoder.layers[0].num_heads
     model = built(*read_checkpoint(theirs.state_dict(), heads=heads))
@@ -156,7 +160,7 @@ def fetch_hf(name: str) -> Prepared:
         hub, files = library("huggingface_hub"), [*steps, weights]
         if weights.endswith(".index.json"):
             files.append(f"{weights.partition('.')[0]}-*")
-        with fetching(f"hf:{name}", [ADDRESS.format(name, file) for file in files]):
+        with fetching([ADDRESS.format(name, file) for file in files]):
             folder = Path(hub.snapshot_download(name, allow_patterns=files))
         if (folder / weights).is_file():
             break
@@ -169,13 +173,19 @@ FETCH = {"timm": fetch_timm, "torchvision": fetch_torchvision, "hf": fetch_hf}
 
 
 @contextmanager
-def fetching(name: str, files: list[str], where: str = "") -> Iterator[None]:
-    """Whatever is raised inside becomes a ValueError with what to fetch and where to put it."""
+def fetching(files: list[str], where: str = "") -> Iterator[None]:
+    """Whatever is raised inside becomes a ValueError with what to fetch and where to put it.
+
+    Of what the hub does not know, or does not give to everybody, it says no more than that.
+    """
     try:
         yield
     except Exception as error:  # every library has its own for a lost network
+        kinds = {kind.__name__ for kind in type(error).mro()}
+        if kinds & {"RepositoryNotFoundError", "HFValidationError"}:
+            raise ValueError(f"no such model, or none for everybody: {error}") from error
         raise ValueError(
-            f"cannot fetch {name} ({error}). Fetch {' and '.join(files)} on a machine with a "
+            f"cannot fetch it ({error}). Fetch {' and '.join(files)} on a machine with a "
             f"network; put what you fetched into {where}one folder and give from_checkpoint the "
             f"path of {files[-1].rpartition('/')[2]} in it"
         ) from error
@@ -248,7 +258,7 @@ def stated(card: dict[str, Any], name: str, kind: Any, default: Any) -> Any:
     """A field of a JSON file, or what holds without it; ValueError if it is of another type."""
     value = card.get(name, default)
     if name in card and not is_a(value, kind):
-        raise ValueError(f"{name} is {value!r}, expected {kind}")
+        raise ValueError(f"{name} is {value!r}, expected {formatannotation(kind)}")
     return value
 
 
@@ -287,13 +297,16 @@ def hf_preprocessing(card: dict[str, Any], c: ViTConfig, labels: Any) -> Preproc
     The paper's authors prepare images in the same way. Pixels that are rescaled by another factor
     than 1/255 have their mean and std divided by it.
     """
-    for step in ("do_resize", "do_rescale", "do_normalize"):
-        if stated(card, step, bool | None, True) is False:
-            raise ValueError(f"{step} is false in preprocessor_config.json: not supported")
-    size, resize = stated(card, "size", int | dict | None, None), None
+    steps = {"do_resize": True, "do_rescale": True, "do_normalize": True}
+    for step, usual in (steps | {"do_flip_channel_order": False}).items():
+        if stated(card, step, bool | None, usual) is (not usual):
+            said = str(not usual).lower()
+            raise ValueError(f"{step} is {said} in preprocessor_config.json: not supported")
+    size, resize = stated_size(card, "size", c), None
     if stated(card, "do_center_crop", bool | None, False):
-        edges: Any = size if isinstance(size, dict) else {"height": size, "width": size}
-        resize = edges.get("shortest_edge") or (edges["height"], edges["width"])
+        size, resize = stated_size(card, "crop_size", c), size
+    if size != c.height_width:
+        raise ValueError(f"images are prepared at {size}, the model reads {c.height_width}")
     factor = 255 * stated(card, "rescale_factor", float, 1 / 255)
     if factor <= 0:
         raise ValueError(f"rescale_factor must be above 0, got {factor / 255}")
@@ -303,11 +316,24 @@ def hf_preprocessing(card: dict[str, Any], c: ViTConfig, labels: Any) -> Preproc
     return Preprocessing(c.height_width, mean, std, class_names(labels, c), resize, interpolation)
 
 
+def stated_size(card: dict[str, Any], name: str, c: ViTConfig) -> Any:
+    """(height, width), or the length of the shorter side; the model's size if none is stated."""
+    size = stated(card, name, int | dict | None, None)
+    edges = size if isinstance(size, dict) else {"height": size, "width": size}
+    found = edges.get("shortest_edge") or (edges.get("height"), edges.get("width"))
+    found = c.height_width if size is None else found
+    if not is_a(found, int | tuple[int, int]):
+        raise ValueError(f"{name} is {size}: not supported")
+    return found
+
+
 def class_names(labels: Any, c: ViTConfig) -> tuple[str, ...]:
     """Names from a list or from a dict by number; numbers if there is not one for each class."""
+    numbers = [str(number) for number in range(c.classes)]
     if isinstance(labels, dict):
-        labels = [labels[number] for number in sorted(labels, key=int)]
-    return tuple(map(str, labels if len(labels) == c.classes else range(c.classes)))
+        labels = [labels.get(number) for number in numbers] if len(labels) == c.classes else ()
+    fit = is_a(labels, tuple[str, ...]) and len(labels) == c.classes
+    return tuple(labels if fit else numbers)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -315,4 +341,4 @@ def read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     with reading(path):  # a TypeError for JSON that is no object
-        return {} | json.loads(path.read_text(encoding="utf-8"))
+        return {} | json.loads(path.read_text(encoding="utf-8-sig"))

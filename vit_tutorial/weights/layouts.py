@@ -150,12 +150,9 @@ def to_timm(state: Source, image_size: Size = None, channels: int | None = None)
 
 
 def read_checkpoint(
-    source: Source,
-    image_size: Size = None,
-    heads: int | None = None,
-    epsilon: float | None = None,
-    gelu: str | None = None,
-) -> tuple[ViTConfig, State]:
+    source: Source, image_size: Size = None, heads: int | None = None,
+    epsilon: float | None = None, gelu: str | None = None,
+) -> tuple[ViTConfig, State]:  # fmt: skip
     """The configuration and our state dict of a checkpoint in any of the four layouts.
 
     State what its tensors do not tell. Unless stated, images are square, heads are those of the
@@ -292,7 +289,7 @@ def with_grid(c: ViTConfig, image_size: Size, layout: Layout) -> ViTConfig:
     held = f"{table} has {N} patches {'and' if c.pool == 'token' else 'without'} {token}"
     if image_size is None and not square(N):
         raise ValueError(f"{held}: no square, so state image_size=(H, W)")
-    c = replace(c, image_size=image_size or math.isqrt(N) * c.patch_size)
+    c = replace(c, image_size=math.isqrt(N) * c.patch_size if image_size is None else image_size)
     rows, cols = c.grid
     if rows * cols != N:
         raise ValueError(f"{held}: image_size {image_size} makes {rows} x {cols}")

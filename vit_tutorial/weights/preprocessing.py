@@ -70,9 +70,13 @@ def from_array(array: np.ndarray | Tensor) -> Image.Image:
     shape = "(H, W) or (H, W, C)"
     values = array
     if isinstance(values, Tensor):
-        shape, values = "(H, W) or (C, H, W)", values.detach().cpu()
-        values = values.float() if values.is_floating_point() else values
-        values = (values.movedim(0, -1) if values.ndim == 3 else values).numpy()
+        shape, values = "(H, W) or (C, H, W)", values.detach()
+        try:
+            values = (values.float() if values.is_floating_point() else values).cpu().numpy()
+        except (RuntimeError, TypeError) as error:  # sparse, quantised, without numbers...
+            kind = f"{values.layout}, {values.dtype} on {values.device}"
+            raise ValueError(f"expected bytes or floats in their places, got {kind}") from error
+        values = np.moveaxis(values, 0, -1) if values.ndim == 3 else values
     values = values[..., None] if values.ndim == 2 else values
     if values.ndim != 3 or values.shape[2] not in (1, 2, 3, 4) or not values.size:
         raise ValueError(
@@ -89,7 +93,7 @@ def as_bytes(values: np.ndarray) -> np.ndarray:
         raise ValueError(f"expected bytes (uint8) or floats in 0..1, got {values.dtype}")
     low, high = values.min(), values.max()
     if not (low >= 0 and high <= 1):  # also where one is no number
-        raise ValueError(f"expected floats in 0..1, got {low:g}..{high:g}")
+        raise ValueError(f"expected floats in 0..1, got {low:.9g}..{high:.9g}")
     return (values * 255).round().astype(np.uint8)
 
 
