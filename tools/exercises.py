@@ -5,9 +5,9 @@
 
 Kept are the set-up cell, every section that holds a stub (a code cell that defines `my_...` or
 `My...` and leaves `...` to the reader) and the section "One more rung". Of the other code come the
-statements that these need, and no more. Text that follows a measurement is folded. A cell that runs
-the reader's function first asks whether its check has passed, so an unsolved exercise stops nothing.
-The chapter is the source: edit that, and never an exercise notebook.
+statements that these need, and no more. Text that follows a measurement is folded. A cell that
+runs the reader's function first asks whether its check has passed, so an exercise that is open
+stops nothing. The chapter is the source: edit that, and never an exercise notebook.
 """
 
 import argparse
@@ -32,7 +32,7 @@ BOOK, FOLDER = ROOT / "book", ROOT / "book" / "exercises"
 SOLUTION = "# @title Solution"
 KEPT = "One more rung"  # a section to work in, though it has no stub
 PASSED = re.compile(r"\bpassed\(\s*([Mm]y\w+),\s*([Bb]ook\w+)\s*\)")
-LINK = re.compile(r"\]\((?=[\w-]+\.(?:ipynb|md)\b)")  # to another page of the book
+LINK = re.compile(r"\]\((?=[\w-]+\.(?:ipynb|md|py)\b)")  # to another page of the book
 MINE = re.compile(r"[Mm]y(_\w+|[A-Z]\w*)")  # what the reader writes
 SPAN = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")  # code within a sentence
 CLASS = re.compile(r"[A-Z]\w*[a-z]\w*")  # the name of a class
@@ -166,37 +166,50 @@ def exercise_of(cells: list[NotebookNode], kept: set[int]) -> list[tuple[int, st
     return found
 
 
-def needed(cells: list[NotebookNode], kept: set[int]) -> list[Unit]:
-    """The statements outside of the kept cells that these need, with their text and solutions.
+def mentioned(cells: list[NotebookNode], kept: set[int]) -> list[tuple[int, str]]:
+    """What a reader needs besides, and from which cell on: names in the text and in the solutions.
 
-    Of what a solution uses only the imports count, which a reader's own answer is likely to use.
+    Of a solution only the imports count: a reader's own answer is likely to use the same.
     """
+    makers: dict[str, list[Unit]] = {}
+    for unit in units(cells):
+        if not is_solution(cells[unit.cell]):
+            for name in unit.makes:
+                makers.setdefault(name, []).append(unit)
+    found = []
+    for i, source, given in exercise_of(cells, kept):
+        for name, others in spoken(source):
+            if name in makers and name not in given:
+                maker = makers[name][0].node  # a layer or a function runs on what stands beside it
+                runs = isinstance(maker, ast.Assign | ast.FunctionDef)
+                found += [(i, n) for n in {name} | (others - given if runs else set())]
+    for i, cell in enumerate(cells):
+        for name in names(tree(cell).body)[1] if is_solution(cell) else []:
+            earlier = [unit for unit in makers.get(name, []) if unit.cell < i]
+            if earlier and all(unit.alias or shown(cells[unit.cell]) for unit in earlier):
+                found.append((i, name))
+    return found
+
+
+def needed(cells: list[NotebookNode], kept: set[int]) -> list[Unit]:
+    """The statements outside of the kept cells that these need, with their text and solutions."""
     every = [u for u in units(cells) if u.cell in kept or not is_solution(cells[u.cell])]
     makers: dict[str, list[int]] = {}
     for n, unit in enumerate(every):
         for name in unit.makes:
             makers.setdefault(name, []).append(n)
-    for name, there in makers.items():  # what the package shows and the chapter imports as well
-        first = next((n for n in there if every[n].alias), len(every))
-        makers[name] = [n for n in there if n <= first or not shown(cells[every[n].cell])]
+    for name, numbers in makers.items():  # what the package shows and the chapter imports as well
+        first = next((n for n in numbers if every[n].alias), len(every))
+        makers[name] = [n for n in numbers if n <= first or not shown(cells[every[n].cell])]
     wanted = [(n, name) for n, unit in enumerate(every) if unit.cell in kept for name in unit.reads]
-    for i, source, given in exercise_of(cells, kept):
-        before = sum(unit.cell < i for unit in every)
-        for name, others in [(n, o) for n, o in spoken(source) if n in makers.keys() - given]:
-            there = every[makers[name][0]].node  # a layer or a function with what it is given here
-            runs = isinstance(there, ast.Assign | ast.FunctionDef)
-            wanted += [(before, n) for n in {name} | (others - given if runs else set())]
-    for i in [i for i, cell in enumerate(cells) if is_solution(cell)]:
-        before = sum(unit.cell < i for unit in every)
-        for name in names(tree(cells[i]).body)[1]:
-            if all(every[n].alias for n in makers.get(name, [])):
-                wanted.append((before, name))
+    for i, name in mentioned(cells, kept):
+        wanted.append((sum(unit.cell < i for unit in every), name))
     found: set[int] = set()
     while wanted:
         here, name = wanted.pop()
-        there = [n for n in makers.get(name, []) if n < here] or makers.get(name, [])[:1]
-        new: set[int] = set()  # none: it is Python's own, or the reader's
-        for n in reversed(there):
+        earlier = [n for n in makers.get(name, []) if n < here] or makers.get(name, [])[:1]
+        new: set[int] = set()  # stays empty where the name is Python's own, or the reader's
+        for n in reversed(earlier):
             new.add(n)
             if not isinstance(every[n].node, ast.If | ast.For | ast.While | ast.Try):
                 break
@@ -208,10 +221,10 @@ def needed(cells: list[NotebookNode], kept: set[int]) -> list[Unit]:
                 wanted += [(n, name) for name in every[n].reads]
     there = {n for n, unit in enumerate(every) if n in found or unit.cell in kept}
     there |= {n for n, unit in enumerate(every) if "setup" in tags(cells[unit.cell])}
-    for n, unit in enumerate(every):  # a seed, a print: if all that it reads is there anyway
+    for n, unit in enumerate(every):  # a seed; a print, where all of its cell is there
         cell = [m for m, other in enumerate(every) if other.cell == unit.cell]
         rest = {m for m in cell if not isinstance(every[m].node, ast.Expr)}
-        seed = names([unit.node])[1] <= {"torch"} and rest & found
+        seed = unit.reads <= {"torch"} and rest & found
         if isinstance(unit.node, ast.Expr) and (seed or (rest and rest <= found)):
             sources = [[m for m in makers.get(name, []) if m < n][-1:] for name in unit.reads]
             found |= {n} if {m for source in sources for m in source} <= there else set()
@@ -267,8 +280,12 @@ def make(path: Path) -> NotebookNode:
     if before and min(before) < min(kept):
         made.append(text("exercises-before", "## From the chapter\n\nRun these first."))
     own = books(cells)
+    brought = [u for u in units([c for c in cells if is_solution(c)]) if u.alias]
     waits: dict[str, list[str]] = {}
     for i in sorted(before.keys() | kept):
+        if brought and i == min(kept):
+            lines = dict.fromkeys(ast.unparse(unit.node) for unit in brought)
+            made.append(code("exercises-imports", "\n".join(lines)))
         if own and i == min(kept):
             made.append(code("exercises-own", OWN_SAID + "\n".join(own.values())))
         if i in kept and idle(cells, i, kept):
@@ -438,8 +455,8 @@ def measures(cell: NotebookNode) -> bool:
 
 
 def idle(cells: list[NotebookNode], i: int, kept: set[int]) -> bool:
-    """Whether a code cell only gives names that no later kept cell uses (the chapter does)."""
-    if cells[i].cell_type != "code" or is_stub(cells[i]) or measures(cells[i]):
+    """Whether a cell only chooses a function for cells of the chapter that are not kept."""
+    if not PASSED.search(cells[i].source) or measures(cells[i]):
         return False
     later = [cells[j] for j in kept if j > i and cells[j].cell_type == "code"]
     return not any(names(tree(cells[i]).body)[0] & names(tree(cell).body)[1] for cell in later)
