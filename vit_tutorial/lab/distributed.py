@@ -57,7 +57,7 @@ def one_by_one() -> Iterator[None]:
 
 def wrap(model: nn.Module) -> nn.Module:
     """The model whose backward pass averages the gradients over all processes."""
-    if not distributed.is_initialized() or is_sharded(model):
+    if not distributed.is_initialized() or is_sharded(model):  # which does so itself
         return model
     return DistributedDataParallel(model)
 
