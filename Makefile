@@ -44,7 +44,7 @@ lint: $(INSTALLED)  ## faults seen without running: ruff, mypy, and whether book
 	$(RUN) tools/minutes.py
 
 unit: $(INSTALLED)  ## the tests; with COVERAGE=1 also the lines that they reach
-	$(RUN) -m pytest -n $(JOBS) --dist loadfile --durations=10 \
+	$(RUN) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --durations=10 \
 		$(if $(COVERAGE),--cov --cov-report=term)
 
 quick: $(INSTALLED)  ## the tests without the long ones

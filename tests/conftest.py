@@ -3,6 +3,7 @@
 import os
 import sys
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -36,6 +37,12 @@ matplotlib.use("Agg")
 torch.set_num_threads(1)  # on tiny tensors a second thread costs more than it gives
 settings.register_profile("same every time", deadline=None, derandomize=True, max_examples=25)
 settings.load_profile("same every time")
+
+
+def pytest_collection_modifyitems(items: list) -> None:
+    """Files with many long tests go first, or a worker would be left with one at the end."""
+    long = Counter(item.path for item in items if item.get_closest_marker("long"))
+    items.sort(key=lambda item: -long[item.path])
 
 
 @pytest.fixture(autouse=True)
