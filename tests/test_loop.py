@@ -477,8 +477,9 @@ def test_a_loss_that_is_not_finite_at_once_leaves_the_model_as_it_was_given():
 
 
 def test_a_rate_far_too_high_is_named():
+    wild = recipe(learning_rate=1e38, warmup=0.0, epochs=100, weight_decay=0.0)
     with pytest.raises(ValueError, match=r"became (nan|inf) at step \d+ \(learning rate 1e\+38\)"):
-        list(train(model(), DATA, recipe(learning_rate=1e38, warmup=0.0, epochs=100), seeded()))
+        list(train(model(), DATA, wild, seeded()))
 
 
 # ---- recipes
@@ -487,6 +488,8 @@ def test_a_rate_far_too_high_is_named():
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
+        (dict(weight_decay=4e2), "weight_decay times the learning rate must be below 1, got 400"),
+        (dict(augment=math.nan), "augment must be a number, got nan"),
         (dict(average=1.0), r"average must lie in \[0, 1\), got 1.0"),
         (dict(label_smoothing=-0.1), r"label_smoothing must lie in \[0, 1\), got -0.1"),
         (dict(muon_rate=0.0), "muon_rate must be above 0, got 0.0"),

@@ -135,7 +135,7 @@ def export_onnx(model: VisionTransformer, path: Path) -> None:
     c = model.config
     images = torch.zeros(2, c.channels, *c.height_width)
     try:
-        program = torch.onnx.export(
+        program: Any = torch.onnx.export(
             model, (images,), dynamo=True, verbose=False,
             dynamic_shapes=({0: torch.export.Dim("B", min=1)},),
             input_names=["images"], output_names=["logits"],

@@ -35,7 +35,9 @@ LARGEST = 2**26  # pixels of an image: more would not fit into memory as a batch
 SAMPLE = 4000  # training images of such a folder whose pixels give mean and std
 GRACE = 30  # seconds in which such a process reads on after SIGTERM
 Parts = list[list[Listed]]  # the images to train on, to validate and to test
-Listing, Hashes, Known = Mapping[str, list[Listed]], Mapping[Path, bytes], Mapping[str, str]
+Listing = dict[str, list[Listed]]  # the same by split, as `find_images` has them
+Hashes = Mapping[Path, bytes]
+Known = Mapping[str, str]  # hashes packed into text
 Size = int | tuple[int, int] | None
 
 
@@ -212,10 +214,10 @@ def load(
         files = Files(paths, prepared) if prepared else image_files(paths, image_size, at_most)
         drafts = [split_of(part, files) for part in parts]
         mean, std = pixel_statistics(images_of(drafts))
-        splits = (replace(draft, mean=mean, std=std) for draft in drafts)
+        train, val, test = (replace(draft, mean=mean, std=std) for draft in drafts)
         kept = {s: packed(hashes[p] for p, _ in x) for s, x in zip(SPLITS, parts, strict=True)}
         seen = {"all": packed(place(folder, path, hashes) for path in paths)}
-        return FolderData(f"folder:{folder}", *splits, classes, kept, seen)
+        return FolderData(f"folder:{folder}", train, val, test, classes, kept, seen)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -68,13 +69,13 @@ def read_image(source: Source) -> Image.Image:
 def from_array(array: np.ndarray | Tensor) -> Image.Image:
     """The image in an array or a tensor, as `read_image` takes them."""
     shape = "(H, W) or (H, W, C)"
-    values = array
-    if isinstance(values, Tensor):
-        shape, values = "(H, W) or (C, H, W)", values.detach()
+    values: Any = array
+    if isinstance(array, Tensor):
+        shape, values = "(H, W) or (C, H, W)", array.detach()
         try:
             values = (values.float() if values.is_floating_point() else values).cpu().numpy()
         except (RuntimeError, TypeError) as error:  # sparse, quantised, without numbers...
-            kind = f"{values.layout}, {values.dtype} on {values.device}"
+            kind = f"{array.layout}, {array.dtype} on {array.device}"
             raise ValueError(f"expected bytes or floats in their places, got {kind}") from error
         values = np.moveaxis(values, 0, -1) if values.ndim == 3 else values
     values = values[..., None] if values.ndim == 2 else values
