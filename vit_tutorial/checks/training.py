@@ -452,7 +452,7 @@ def loop(
         optimize = optimizer(parts, **start) if anew else optimize
         if mode == "every epoch":
             model.train()
-        losses = []
+        losses: list[float] = []
         for rows in rows_of_epoch[: each * batch].split(batch):
             factor = rate(step, config.epochs * count, count, config)
             for part in optimize.param_groups if group is None else [optimize.param_groups[group]]:
