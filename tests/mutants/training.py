@@ -465,7 +465,7 @@ WRONG[check_training_loop] = [
     ),
     (
         lambda m, d, c, g: [F.cross_entropy(m(d.train.images), d.train.labels)],
-        "the images are bytes",
+        "the images are bytes|TypeCheckError",
     ),
     (lambda *a: loop(*a)[-1:], "1 losses for 2 epochs|one mean for each"),
     (lambda *a: list(train(*a)), "a number as the loss, not Epoch"),

@@ -342,7 +342,7 @@ def difference(run: Run, expected: Any) -> str:
         part = difference(run._replace(value=got[i]), expected[i])
         return f"value {i + 1} of {len(expected)}: {part}"
     if not isinstance(expected, Tensor):
-        return f"expected {', got '.join(written(expected, float(got)))}{where}."
+        return f"expected {', got '.join(written(float(expected), float(got)))}{where}."
     if got.shape != expected.shape:
         also = "; the numbers are the right ones" if same_numbers(got, expected) else ""
         shapes = f"{tuple(got.shape)}, expected {tuple(expected.shape)}"

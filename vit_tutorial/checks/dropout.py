@@ -63,7 +63,7 @@ class Tame(TorchFunctionMode):
             rate = kwargs.get("dropout_p", args[4] if len(args) > 4 else 0.0)
             if rate:
                 named = [kwargs[n] for n in ("query", "key", "value") if n in kwargs]
-                q, k, v = (*args[:3], *named)
+                q, k, v = [*list(args[:3]), *named]
                 self.rates.append(float(rate))
                 return tamed(attention_weights(q, k), rate) @ v
         elif "dropout" in name:
@@ -101,7 +101,7 @@ def judge_dropout(
     if has_rate:
         config = isinstance(sizes[0], ViTConfig)
         sizes = (replace(sizes[0], dropout=RATE),) if config else (*sizes, RATE)
-    weights = dict(module.named_parameters())
+    weights: dict[str, Tensor] = dict(module.named_parameters())
 
     @torch.no_grad()
     def run(owner: nn.Module, training: bool) -> Tensor:

@@ -199,7 +199,7 @@ def check_training_loop(implementation: Callable[..., Iterable[float]]) -> bool:
          "progress is taken at the start of a step, so the first learns nothing. " + middle),
         (wrong(rate=lambda step, steps, each, c: schedule((step + 1) / steps, c.warmup)),
          "progress is taken at the end of a step, so the last learns nothing. " + middle),
-        (wrong(rate=lambda step, steps, each, c: schedule(min((step + 1.5) / steps, 1.0), c.warmup)),
+        (wrong(rate=lambda step, *rest: up_to_the_end(step + 1, *rest)),
          "the rate is one step ahead: set it before the step, and count the step after it. "
          + middle),
         (wrong(rate=lambda step, steps, each, c: 1e-3 / c.learning_rate),
@@ -452,7 +452,7 @@ def loop(
         optimize = optimizer(parts, **start) if anew else optimize
         if mode == "every epoch":
             model.train()
-        losses = []
+        losses: list[float] = []
         for rows in rows_of_epoch[: each * batch].split(batch):
             factor = rate(step, config.epochs * count, count, config)
             for part in optimize.param_groups if group is None else [optimize.param_groups[group]]:
