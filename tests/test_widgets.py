@@ -102,7 +102,9 @@ def test_without_scripts_nothing_is_offered(visit, name):
 @pytest.mark.parametrize("name", ["attention", "positions"])
 def test_the_patch_under_the_mouse_the_finger_or_the_arrows_is_chosen(visit, name):
     page, phone = visit(name), visit(name, **PHONE)
-    assert "row 4, column 4" in said(page)
+    assert ("patch 10 (row 2, column 3)" if name == "attention" else "row 4, column 4") in said(
+        page
+    )
     cell(page, 2, 6).hover()
     assert "row 2, column 6" in said(page)
     page.locator(".vit-grid[tabindex]").focus()
@@ -127,10 +129,10 @@ def test_the_explorer_tells_what_the_model_reads(visit):
     model, _, images = widgets.model_and_digits()
     row = model.attention_maps(images)[1, 2, 3, 0]
     most = int(row.argmax())
-    name = f"row {(most - 1) // 7 + 1}, column {(most - 1) % 7 + 1}" if most else "the class token"
+    name = f"patch {most} (row {(most - 1) // 7 + 1}" if most else "the class token"
     found = said(page)
     assert f"Block 3, head 4: the class token reads most from {name}" in found
-    share = float(re.search(r"\(([\d.]+) %\)", found)[1]) / 100
+    share = float(re.search(r", ([\d.]+) %", found)[1]) / 100
     assert share == pytest.approx(row[most].item(), abs=0.01)
 
 
@@ -139,8 +141,7 @@ def test_the_two_kinds_of_positions_can_be_compared(visit):
     learned = said(page)
     choose(page, "Positions", "sine, cosine")
     assert said(page) != learned
-    beside = ("row 3, column 4", "row 4, column 3", "row 4, column 5", "row 5, column 4")
-    assert any(f"is most like that at {name}" in said(page) for name in beside)
+    assert any(f"is most like that of patch {n} " in said(page) for n in (18, 24, 26, 32))
 
 
 def test_the_slider_cuts_the_digit(visit):

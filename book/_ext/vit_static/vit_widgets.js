@@ -7,9 +7,10 @@
     found.append(...inside);
     return found;
   };
+  const FULL = 0.5; // the share from which on a map has its full colour
   const percent = (share) => (100 * share).toFixed(share < 0.1 ? 1 : 0) + " %";
   const cosine = (value) => value.toFixed(2).replace("-", "\u2212");
-  const place = (n, side) => `row ${Math.floor(n / side) + 1}, column ${(n % side) + 1}`;
+  const place = (n, side) => `patch ${n + 1} (row ${Math.floor(n / side) + 1}, column ${(n % side) + 1})`;
 
   // a digit as the picture behind a grid; ink on paper
   function draw(grid, pixels) {
@@ -68,11 +69,13 @@
   function attention(root, data) {
     const weights = bytes(data.weights), pixels = bytes(data.pixels), said = sentence();
     const { blocks: L, heads: h, tokens: T } = data;
-    let reader = 24; // the patch in the middle; -1 is the class token
+    let reader = 9; // as in the chapter's figure; -1 is the class token
     const count = (n) => Array.from({ length: n }, (_, i) => String(i + 1));
     const digit = choice("Digit", count(data.images), () => show());
     const block = choice("Block", count(L), () => show());
     const head = choice("Head", [...count(h), "mean"], () => show());
+    block.select.selectedIndex = 1;
+    head.select.selectedIndex = 2;
     const token = make("button", { type: "button", className: "vit-ask", textContent: "Class token" });
     token.addEventListener("click", () => show(-1));
     const image = gridOf(7, "The digit. Arrow keys move the patch that reads, Home is the class token.", (n) => show(n), "vit-picture");
@@ -93,15 +96,15 @@
       here(image.cells, reader);
       here(map.cells, reader);
       // the root makes small weights visible; the same scale for all maps
-      map.cells.forEach((cell, i) => fill(cell, Math.sqrt(read[i + 1] / data.top)));
+      map.cells.forEach((cell, i) => fill(cell, Math.min(1, Math.sqrt(read[i + 1] / FULL))));
       const order = [...read.keys()].sort((a, b) => read[b] - read[a]);
       const name = (t) => (t ? place(t - 1, 7) : "the class token");
       said.textContent = `Block ${block.select.value}, head ${head.select.value}: ${name(reader + 1)} reads most from `
-        + `${name(order[0])} (${percent(read[order[0]])}), then ${name(order[1])} (${percent(read[order[1]])}). Even would be ${percent(1 / T)}.`;
+        + `${name(order[0])}, ${percent(read[order[0]])}, then ${name(order[1])}, ${percent(read[order[1]])}. Even would be ${percent(1 / T)}.`;
     }
     root.append(
       make("div", { className: "vit-controls" }, digit.label, block.label, head.label, token),
-      make("div", { className: "vit-panels" }, panel("Who reads: choose a patch", image.grid), panel(`What is read: colour grows with the square root, darkest ${percent(data.top)}`, map.grid)),
+      make("div", { className: "vit-panels" }, panel("Who reads: choose a patch", image.grid), panel(`What is read: colour grows with the square root, full from ${percent(FULL)} on`, map.grid)),
       said,
     );
     show();
@@ -120,8 +123,8 @@
       here(map.cells, n);
       map.cells.forEach((cell, i) => fill(cell, Math.abs(row[i]), row[i] < 0 ? "--vit-rust" : "--vit-blue"));
       const order = [...row.keys()].filter((i) => i !== n).sort((a, b) => row[b] - row[a]);
-      said.textContent = `The position at ${place(n, 7)} is most like that at ${place(order[0], 7)} (cosine ${cosine(row[order[0]])}) `
-        + `and least like that at ${place(order[47], 7)} (${cosine(row[order[47]])}).`;
+      said.textContent = `The position of ${place(n, 7)} is most like that of ${place(order[0], 7)}, cosine ${cosine(row[order[0]])}, `
+        + `and least like that of ${place(order[47], 7)}, ${cosine(row[order[47]])}.`;
     }
     root.append(
       make("div", { className: "vit-controls" }, kind.label),
