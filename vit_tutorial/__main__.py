@@ -467,8 +467,9 @@ def run_predict(args: argparse.Namespace) -> None:
         print(f"{shown(path)}: {', '.join(said)}")
     if args.maps is not None:
         kind = args.maps.suffix[1:].lower()
-        read = map(torch.cat, zip(*maps, strict=True))
-        checkpoint.write(args.maps, sheets.maps_picture(torch.cat(drawn), *read, kind=kind))
+        heads, rollout = (torch.cat(part) for part in zip(*maps, strict=True))
+        drawing = sheets.maps_picture(torch.cat(drawn), heads, rollout, kind)
+        checkpoint.write(args.maps, drawing)
         reader = "the class token reads" if model.config.pool == "token" else "all tokens read"
         few = f" of the first {DRAWN} images" if len(args.images) > DRAWN else ""
         print(f"what {reader}{few}: {shown(args.maps)}")
