@@ -138,6 +138,14 @@ def test_a_style_sheet_keeps_what_a_page_or_a_script_has():
     assert styles.smaller("a{b{c{d}}}", known) == "a{b{c{d}}}"  # not understood
 
 
+def test_a_page_or_a_notebook_without_an_address_is_named(tmp_path):
+    code = '<span class="n">OWNER</span><span class="o">/</span><span class="n">REPO</span>'
+    (tmp_path / "code.html").write_text(code, encoding="utf-8")
+    (tmp_path / "a.ipynb").write_text(website.PLACEHOLDER, encoding="utf-8")
+    (tmp_path / "fine.html").write_text("The OWNER of a/b", encoding="utf-8")
+    assert website.without_address(tmp_path) == ["a.ipynb", "code.html"]
+
+
 def test_a_dead_link_and_code_without_colours_are_found(tmp_path):
     text = '<html data-theme="auto"><a href="b.html#here">b</a><a href="c.html">c</a></html>'
     (tmp_path / "a.html").write_text(text, encoding="utf-8")

@@ -182,10 +182,10 @@ def describe(app: Any, page: str, template: str, context: dict[str, Any], tree: 
 
 
 def fold(app: Any, page: str, source: list[str]) -> None:
-    """Fold the set-up cell and a cell of imports alone: the first idea comes first."""
+    """Fold the set-up cell, with the address, and a cell of imports alone: the first idea leads."""
     if not app.env.doc2path(page).endswith(".ipynb"):
         return
-    notebook = json.loads(source[0])
+    notebook = json.loads(source[0].replace(PLACEHOLDER, repository()))
     for cell in notebook["cells"]:
         words, tags = "".join(cell["source"]), cell["metadata"].setdefault("tags", [])
         title = "Set-up" if "setup" in tags else "Imports" if only_imports(words, cell) else ""
@@ -249,13 +249,23 @@ def finish(app: Any, exception: Exception | None) -> None:
         target = built / "_sources" / path.relative_to(ROOT)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(path.read_bytes())
-    for path in built.glob("_sources/**/*.ipynb"):
+    for path in built.rglob("*.ipynb") if slug != PLACEHOLDER else ():
         text = path.read_text(encoding="utf-8")
-        if slug != PLACEHOLDER and PLACEHOLDER in text:
-            path.write_text(text.replace(PLACEHOLDER, slug), encoding="utf-8")
+        path.write_text(text.replace(PLACEHOLDER, slug), encoding="utf-8")
     styles.prune(built)
     if slug != PLACEHOLDER:
         sitemap(built, pages(slug))
+        if left := without_address(built):
+            raise ExtensionError(f"{', '.join(left)}: there is still {PLACEHOLDER}")
+
+
+def without_address(built: Path) -> list[str]:
+    """The pages and notebooks that still hold OWNER/REPO, in a page also as coloured code."""
+    return [
+        path.relative_to(built).as_posix()
+        for path in sorted([*built.rglob("*.html"), *built.rglob("*.ipynb")])
+        if re.search(r"OWNER(?:<[^>]*>)*/", path.read_text(encoding="utf-8"))
+    ]
 
 
 def card(built: Path) -> None:
