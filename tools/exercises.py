@@ -74,6 +74,13 @@ def is_solution(cell: NotebookNode) -> bool:
     return cell.source.startswith(SOLUTION)
 
 
+def answer(cell: NotebookNode) -> list[ast.stmt]:
+    """The statements of a solution up to its check; a measurement may follow."""
+    body = tree(cell).body
+    checks = [n for n, node in enumerate(body) if re.search(r"\bcheck_", ast.unparse(node))]
+    return body[: max(checks, default=len(body)) + 1]
+
+
 def shown(cell: NotebookNode) -> str:
     """The dotted name of what a cell shows of the package, or nothing."""
     tags = cell.metadata.get("tags", [])
@@ -184,7 +191,7 @@ def mentioned(cells: list[NotebookNode], kept: set[int]) -> list[tuple[int, str]
                 runs = isinstance(maker, ast.Assign | ast.FunctionDef)
                 found += [(i, n) for n in {name} | (others - given if runs else set())]
     for i, cell in enumerate(cells):
-        for name in names(tree(cell).body)[1] if is_solution(cell) else []:
+        for name in names(answer(cell))[1] if is_solution(cell) else []:
             earlier = [unit for unit in makers.get(name, []) if unit.cell < i]
             if earlier and all(unit.alias or shown(cells[unit.cell]) for unit in earlier):
                 found.append((i, name))
