@@ -36,6 +36,7 @@ LINK = re.compile(r"\]\((?=[\w-]+\.(?:ipynb|md|py)\b)")  # to another page of th
 MINE = re.compile(r"[Mm]y(_\w+|[A-Z]\w*)")  # what the reader writes
 SPAN = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")  # code within a sentence
 CLASS = re.compile(r"[A-Z]\w*[a-z]\w*")  # the name of a class
+CHANGING = "add append backward eval extend insert load_state_dict pop step train update".split()
 WIDTH = 84  # of a line of code in a notebook
 
 
@@ -132,8 +133,10 @@ def changes(node: ast.stmt, name: str) -> bool:
         if isinstance(part, ast.Attribute | ast.Subscript) and isinstance(part.ctx, ast.Store):
             values = [part]
         elif isinstance(part, ast.Expr) and isinstance(part.value, ast.Call):
-            in_place = getattr(part.value.func, "attr", "").endswith("_")
-            values = [part.value.func, *(part.value.args if in_place else [])]
+            method = getattr(part.value.func, "attr", "")
+            in_place = method.endswith("_")
+            values = [part.value.func] if in_place or method in CHANGING else []
+            values += part.value.args if in_place else []
         elif isinstance(part, ast.Call) and root(part.func) in ("fit", "train"):
             values = part.args[:1]
         else:
