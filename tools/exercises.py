@@ -36,7 +36,18 @@ LINK = re.compile(r"\]\((?=[\w-]+\.(?:ipynb|md|py)\b)")  # to another page of th
 MINE = re.compile(r"[Mm]y(_\w+|[A-Z]\w*)")  # what the reader writes
 SPAN = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")  # code within a sentence
 CLASS = re.compile(r"[A-Z]\w*[a-z]\w*")  # the name of a class
-CHANGING = "add append backward eval extend insert load_state_dict pop step train update".split()
+CHANGING = {
+    "add",
+    "append",
+    "backward",
+    "eval",
+    "extend",
+    "load_state_dict",
+    "pop",
+    "step",
+    "train",
+    "update",
+}
 WIDTH = 84  # of a line of code in a notebook
 
 
