@@ -36,6 +36,18 @@ LINK = re.compile(r"\]\((?=[\w-]+\.(?:ipynb|md|py)\b)")  # to another page of th
 MINE = re.compile(r"[Mm]y(_\w+|[A-Z]\w*)")  # what the reader writes
 SPAN = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")  # code within a sentence
 CLASS = re.compile(r"[A-Z]\w*[a-z]\w*")  # the name of a class
+CHANGING = {
+    "add",
+    "append",
+    "backward",
+    "eval",
+    "extend",
+    "load_state_dict",
+    "pop",
+    "step",
+    "train",
+    "update",
+}
 WIDTH = 84  # of a line of code in a notebook
 
 
@@ -72,6 +84,13 @@ def is_stub(cell: NotebookNode) -> bool:
 def is_solution(cell: NotebookNode) -> bool:
     """Whether this cell gives the answer away."""
     return cell.source.startswith(SOLUTION)
+
+
+def answer(cell: NotebookNode) -> list[ast.stmt]:
+    """The statements of a solution up to its check; a measurement may follow."""
+    body = tree(cell).body
+    checks = [n for n, node in enumerate(body) if re.search(r"\bcheck_", ast.unparse(node))]
+    return body[: max(checks, default=len(body)) + 1]
 
 
 def shown(cell: NotebookNode) -> str:
@@ -125,8 +144,10 @@ def changes(node: ast.stmt, name: str) -> bool:
         if isinstance(part, ast.Attribute | ast.Subscript) and isinstance(part.ctx, ast.Store):
             values = [part]
         elif isinstance(part, ast.Expr) and isinstance(part.value, ast.Call):
-            in_place = getattr(part.value.func, "attr", "").endswith("_")
-            values = [part.value.func, *(part.value.args if in_place else [])]
+            method = getattr(part.value.func, "attr", "")
+            in_place = method.endswith("_")
+            values = [part.value.func] if in_place or method in CHANGING else []
+            values += part.value.args if in_place else []
         elif isinstance(part, ast.Call) and root(part.func) in ("fit", "train"):
             values = part.args[:1]
         else:
@@ -184,7 +205,7 @@ def mentioned(cells: list[NotebookNode], kept: set[int]) -> list[tuple[int, str]
                 runs = isinstance(maker, ast.Assign | ast.FunctionDef)
                 found += [(i, n) for n in {name} | (others - given if runs else set())]
     for i, cell in enumerate(cells):
-        for name in names(tree(cell).body)[1] if is_solution(cell) else []:
+        for name in names(answer(cell))[1] if is_solution(cell) else []:
             earlier = [unit for unit in makers.get(name, []) if unit.cell < i]
             if earlier and all(unit.alias or shown(cells[unit.cell]) for unit in earlier):
                 found.append((i, name))
