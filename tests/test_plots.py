@@ -504,8 +504,8 @@ def test_few_colours_keep_those_of_small_parts_and_of_amounts():
 
 
 def test_a_photograph_lies_on_its_map_only_where_a_patch_has_room():
-    for inches, drawn in ((3, 2), (0.3, 1)):
-        ax = plt.figure(figsize=(inches, inches)).add_axes((0, 0, 1, 1))
+    for side, drawn in ((3, 2), (0.3, 1)):
+        ax = plt.figure(figsize=(side, side)).add_axes((0, 0, 1, 1))
         plots.show_attention(ax, PHOTO, torch.rand(4, 6), bar=False)
         assert len(ax.images) == drawn
 
