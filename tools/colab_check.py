@@ -146,7 +146,9 @@ def state(notebook: Path) -> str:
 def check(found: list[Path], folder: Path, index: list[str]) -> int:
     """Run the notebooks and record each; how many failed."""
     record = folder / "results.json"
-    results: dict[str, Any] = json.loads(record.read_text()) if record.exists() else {}
+    results: dict[str, Any] = (
+        json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
+    )
     repository(folder / "repository")
     colab = Colab(folder, index)
     for notebook in found:
