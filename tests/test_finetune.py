@@ -274,7 +274,7 @@ def test_names_of_any_kind_reach_the_report(tmp_path, undrawn, capsys):
     ("more", "message"),
     [
         (["--image-size", "10"], "patch_size 4 does not divide image_size 10 x 10"),
-        (["--image-size", "0"], "patch_size 4 does not divide image_size 0 x 0"),
+        (["--image-size", "0"], "image_size must be at least 1, got 0"),
         (["--batch-size", "28"], "--batch-size 28 is more than the 27 images"),
         (["--batch-size", "0"], "batch_size must be above 0, got 0"),
         (["--epochs", "0"], "epochs must be above 0, got 0"),

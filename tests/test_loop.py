@@ -494,7 +494,7 @@ def test_a_rate_far_too_high_is_named():
         (dict(label_smoothing=-0.1), r"label_smoothing must lie in \[0, 1\), got -0.1"),
         (dict(muon_rate=0.0), "muon_rate must be above 0, got 0.0"),
         (dict(accumulate=3), "3 parts do not divide batch_size 128"),
-        (dict(cutmix=-1.0), "cutmix must not be negative, got -1.0"),
+        (dict(cutmix=-1.0), "cutmix must be at least 0, got -1.0"),
         (dict(optimizer="adam"), "unknown optimizer 'adam'; did you mean 'adamw'"),
         (dict(precision="fp8"), "unknown precision 'fp8'"),
         (dict(augmentation="photos"), "unknown augmentation 'photos'; did you mean 'photo'"),

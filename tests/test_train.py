@@ -427,8 +427,8 @@ def test_a_batch_larger_than_the_training_images_is_refused():
         (dict(gradient_clip=0.0), "gradient_clip must be above 0, got 0.0"),
         (dict(warmup=1.0), r"warmup must lie in \[0, 1\), got 1.0"),
         (dict(warmup=-0.1), r"warmup must lie in \[0, 1\), got -0.1"),
-        (dict(weight_decay=-0.1), "weight_decay must not be negative, got -0.1"),
-        (dict(augment=-1.0), "augment must not be negative, got -1.0"),
+        (dict(weight_decay=-0.1), "weight_decay must be at least 0, got -0.1"),
+        (dict(augment=-1.0), "augment must be at least 0, got -1.0"),
         (dict(learning_rate=math.inf), "learning_rate must be finite, got inf"),
     ],
 )

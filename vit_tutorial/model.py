@@ -62,15 +62,15 @@ CHOICES = {
 def check_config(c: ViTConfig) -> None:
     """Raise ValueError, with both numbers, where two of a config's numbers do not fit together."""
     D, K, (H, W) = c.hidden_size, c.classes, c.height_width
-    sizes = ("patch_size", "channels", "layers", "hidden_size", "mlp_size", "heads")
-    for name in (*sizes, "representation_size"):
-        value = getattr(c, name)
+    names = ("patch_size", "channels", "layers", "hidden_size", "mlp_size", "heads")
+    sizes = {name: getattr(c, name) for name in (*names, "representation_size")}
+    for name, value in {"image_size": min(H, W), **sizes}.items():
         if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
     for name, known in CHOICES.items():
         if getattr(c, name) not in known:
             raise unknown(name, getattr(c, name), known)
-    if min(H, W) < 1 or H % c.patch_size or W % c.patch_size:
+    if H % c.patch_size or W % c.patch_size:
         raise ValueError(f"patch_size {c.patch_size} does not divide image_size {H} x {W}")
     if D % c.heads:
         raise ValueError(f"{c.heads} heads do not divide hidden_size {D}")

@@ -33,7 +33,7 @@ class TrainConfig:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
         for name in ("weight_decay", "augment"):
             if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
         for name, value in vars(self).items():
             if value == math.inf and name != "gradient_clip":  # without a limit nothing is clipped
                 raise ValueError(f"{name} must be finite, got inf")

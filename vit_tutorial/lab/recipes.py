@@ -53,7 +53,7 @@ class Recipe(TrainConfig):
         if self.augment > 10:  # far outside the image; the loss would end as no number
             raise ValueError(f"augment must be at most 10, got {self.augment}")
         if not self.cutmix >= 0:
-            raise ValueError(f"cutmix must not be negative, got {self.cutmix}")
+            raise ValueError(f"cutmix must be at least 0, got {self.cutmix}")
         rate = max(self.learning_rate, self.muon_rate * (self.optimizer == "muon"))
         if not rate * self.weight_decay < 1:  # no weight would outlive a step
             said = f"got {self.weight_decay} times {rate}"
