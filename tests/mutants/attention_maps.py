@@ -207,3 +207,6 @@ WRONG[check_attention_rollout] += [
     (lambda maps: some_blocks(maps, first=1), "the first block is left out"),
     (lambda maps: some_blocks(maps) + torch.eye(maps.shape[-1]), "once more at the end"),
 ]
+WRONG[check_attention_rollout] += [
+    (lambda maps: rolled(0.9 * maps + 0.1 * torch.eye(maps.shape[-1]), eye=0.0), "weighs 0.1"),
+]

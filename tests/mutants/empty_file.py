@@ -702,7 +702,15 @@ WRONG[check_vit_class] += [
     (starting(ViT, lambda self: nn.init.normal_(self.embedding.positions)),
      "positions .* have 0 and 0.02"),
 ]  # fmt: skip
+
+
+def shifting_in_place(self, z):
+    z += 1
+    return Attention.forward(self, z - 1)
+
+
 WRONG[check_attention_class] += [
+    (variant(Attention, forward=shifting_in_place), "writes into its input `z`"),
     (starting(Attention, lambda self: self.qkv.bias.requires_grad_(False)),
      "qkv.bias has requires_grad=False"),
 ]  # fmt: skip

@@ -90,6 +90,10 @@ def check_attention_rollout(implementation: Callable[[Tensor], Tensor]) -> bool:
          "codes offer the maximum as another method)."),
         (lambda maps: halves(maps.mean(dim=2))[:, -1],
          "this is the last block alone: multiply through all blocks."),
+        *((lambda maps, own=own: product(
+            own * torch.eye(maps.shape[-1]) + (1 - own) * maps.mean(dim=2)),
+           f"the identity weighs {own:g}; it weighs one half, as attention does.")
+          for own in (0.9, 0.1, 0.2, 0.8)),
         (lambda maps: product(halves(maps.mean(dim=2))[:, :-1]), "the last block is left out."),
         (lambda maps: product(halves(maps.mean(dim=2))[:, 1:]), "the first block is left out."),
         (lambda maps: product(halves(maps.mean(dim=2))) + torch.eye(maps.shape[-1]),

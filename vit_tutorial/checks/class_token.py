@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from copy import deepcopy
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -216,7 +216,7 @@ def narrow_encoder(T: int, alone: bool) -> Encoder:
     With `alone`, patches read nothing but themselves in the first.
     """
     encoder = gated_encoder(2, T)
-    first, second = (block.attention for block in encoder.blocks)
+    first, second = (cast(GatedAttention, block.attention) for block in encoder.blocks)
     second.never = torch.zeros(T, T, dtype=torch.bool)
     second.never[0, 2:] = True
     if alone:

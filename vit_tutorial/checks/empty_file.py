@@ -1,5 +1,6 @@
 """Chapter 16: the reader's own modules, with the package's weights in them."""
 
+import inspect
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -288,6 +289,10 @@ def compare_class(
         return result
 
     forward.__name__ = cls.__name__
+    own = list(inspect.signature(cls.forward).parameters.values())
+    if len(own) == 2:  # messages name the input as the reader does
+        named = [own[0].replace(name="module"), own[1]]
+        forward.__signature__ = inspect.Signature(named)  # type: ignore[attr-defined]
     slips = [
         *slips,
         *JOINED,
