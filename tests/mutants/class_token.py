@@ -169,12 +169,21 @@ WRONG[check_reached] = [
     (lambda e, z, blind: reached(e, z, blind, count=0), "class token itself is counted"),
     (lambda e, z, blind: reached(e, z, blind, score=lambda y: y[0, 0].sum()), "a plain sum"),
     (lambda e, z, blind: 49, "expected 9, got 49"),
+    (lambda e, z, blind: reached_by_a_sum(e, z, blind), "a plain sum"),
     (lambda e, z, blind: everyone_blind(e, z, blind), "every token is blind"),
     (
         lambda e, z, blind: 0 if len(blind) == len(e.blocks) else z.shape[1] - 1,
         "count the patches whose gradient",
     ),
 ]
+
+
+def reached_by_a_sum(encoder, tokens, blind):
+    for number in blind:
+        encoder.blocks[number].attention.may_read[0, 1:] = 0
+    z = tokens.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(encoder(z)[0, 0].sum(), z)
+    return int((gradient[0, 1:].norm(dim=-1) > 0).sum())
 
 
 def everyone_blind(encoder, tokens, blind):

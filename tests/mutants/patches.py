@@ -341,3 +341,6 @@ WRONG[check_unpatchify] += [
     (lambda x, P, r: rearrange(x, "B (r c) (C p q) -> B C (r p) (c q)", r=r, p=P),
      "Could not infer sizes.*give each by its name"),
 ]  # fmt: skip
+WRONG[check_patchify] += [
+    (lambda x, P: rearrange(x, "B C (r P) (c P) -> B (r c) (C P P)", P=P), "twice on one side"),
+]

@@ -172,6 +172,7 @@ WRONG[check_projection] += [
     (lambda x, w, b, P: F.conv2d(x, w.view(len(w), -1, P, P), b).flatten(2), "has no stride"),
 ]
 WRONG[check_parameters] += [
+    (lambda P, C, D: 196 * (C * P * P * D + D), "a layer for each patch"),
     (lambda P, C, D: (224 // P) ** 2 * (C * P * P * D + D), "a layer for each patch"),
 ]
 WRONG[check_weight_from_authors] += [

@@ -503,6 +503,8 @@ def pulled(run: Run) -> dict[str, Tensor | None]:
 GENERAL: Slips = [
     (r"Could not infer sizes", "einops does not know these lengths: give each by its name after "
      "the pattern, as in rearrange(x, pattern, P=P)."),
+    (r"duplicate dimension", "a name stands twice on one side of the pattern: give each axis its "
+     "own, as in p and q."),
     (r"takes .* positional argument|missing .* required positional",
      "the function is called with the arguments that its first line had in the "
      "book; keep them."),
@@ -546,7 +548,7 @@ def own_error(name: str, error: Exception, where: str, slips: Slips = ()) -> Che
     text = " ".join(" ".join(lines).split())
     first = lines[-1].strip() if "Error while processing" in text else text  # einops' last counts
     first = first if len(first) <= 160 else first[:160] + "…"
-    hints = [hint for pattern, hint in (*GENERAL[:4], *slips, *GENERAL) if re.search(pattern, text)]
+    hints = [hint for pattern, hint in (*GENERAL[:5], *slips, *GENERAL) if re.search(pattern, text)]
     likely = f" {hints[0][0].upper()}{hints[0][1:]}" if hints else ""
     kind = type(error).__name__
     return CheckFailed(f"{name} stopped with {kind} for {where}: {first.rstrip('.')}.{likely}")

@@ -48,6 +48,8 @@ def check_sincos(implementation: Table) -> bool:
         *((table(divisor=of_n), exponent) for of_n in DIVISORS),
         (table(rates=lambda n: torch.linspace(1, 1e-4, n, dtype=torch.float64)), "the frequencies "
          "fall in equal steps; it is the exponents that do: 10000 ** (-i / (n - 1))."),
+        (table(rates=lambda n: 10000 ** torch.linspace(0, 1, n)), "the frequencies grow to 10000: "
+         "the exponent is negative."),
         (table(sign=1), "the frequencies grow to 10000: the exponent is negative."),
         *((table(base=base), f"the frequencies end at 1/{base:.4g}; they go down to 1/10000.")
           for base in (1000.0, 100.0, 10.0, 100000.0, math.e)),

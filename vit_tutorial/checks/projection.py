@@ -125,9 +125,9 @@ def check_parameters(implementation: Callable[[int, int, int], int]) -> bool:
          "channels."),
         (lambda P, C, D: (3 * P * P + 1) * D, "not every image has 3 channels: "
          "use C."),
-        *((lambda P, C, D, size=size: (size // P) ** 2 * reference(P, C, D), "this counts a layer "
-           "for each patch; one and the same projection serves all of them.")
-          for size in (224, 28, 32)),
+        *((lambda P, C, D, N=N: N(P) * reference(P, C, D), "this counts a layer for each patch; "
+           "one and the same projection serves all of them.")
+          for N in (lambda P: (224 // P) ** 2, lambda P: 196, lambda P: 49)),
         (lambda P, C, D: (C * P + 1) * D, "a patch is P pixels wide and P "
          "pixels high."),
     ]  # fmt: skip
