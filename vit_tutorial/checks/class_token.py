@@ -271,7 +271,8 @@ def check_reached(implementation: Callable[[Encoder, Tensor, tuple[int, ...]], i
          "this is a number from the count of shut blocks, and wrong where the encoder lets the "
          "class token read one patch only: count the patches whose gradient is not zero."),
         (learning(lambda e, z, blind: reference(e, z, blind, read=slice(None))),
-         "what is counted is rounding: a plain sum of what the last LayerNorm gives is always the same; read one number of it."),
+         "what is counted is rounding: a plain sum of what the last LayerNorm gives "
+         "is always the same; read one number of it."),
         (learning(lambda *a: reference(*a) + 1), "the class token itself is "
          "counted: leave token 0 out."),
         (learning(lambda *a: max(reference(*a), 1)), "the class token itself is "
