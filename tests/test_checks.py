@@ -159,6 +159,34 @@ def test_what_all_wrong_numbers_have_in_common_is_told(wrong, words):
         check(wrong, lambda x: 2 * x, [(torch.randn(10),)], [])
 
 
+def test_a_model_is_not_called_a_tensor_to_work_out_by_hand():
+    model = torch.nn.Linear(2, 2)
+    for trial, advice in (((torch.ones(3, 2),), True), ((torch.ones(3, 2), model), False)):
+        with pytest.raises(CheckFailed) as failure:
+            check(lambda x, *_: x**3 + x[0] * 2, lambda x, *_: x + x.cumsum(0), [trial], [])
+        assert ("small enough to work out by hand" in str(failure.value)) == advice
+
+
+@pytest.mark.parametrize("got", [6 / 2, (6 / 2, 1)])
+def test_a_float_where_whole_numbers_give_a_count_is_told(got):
+    right = (3, 1) if isinstance(got, tuple) else 3
+    with pytest.raises(CheckFailed, match="whole number, not a float: divide by //"):
+        check(lambda x: got, lambda x: right, [(6,)], [])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [(lambda model: model.__delitem__(0), "takes parts out of `model`"),
+     (lambda model: model.__setitem__(0, torch.nn.Identity()), "changes the parts of `model`"),
+     (lambda model: setattr(model[0], "forward", abs), "changes a forward in `model`")],
+)  # fmt: skip
+def test_a_model_that_the_caller_still_uses_keeps_its_parts(spoil, words):
+    model = torch.nn.Sequential(torch.nn.Tanh(), torch.nn.Linear(2, 2))
+    with pytest.raises(CheckFailed, match=words):
+        check(lambda model, x: (spoil(model), 2 * x)[1], lambda model, x: 2 * x,
+              [(model, torch.ones(2))], [])  # fmt: skip
+
+
 def test_numbers_are_written_with_as_many_digits_as_tell_them_apart():
     assert core.written(32.0, 0.0) == ["32", "0"]
     assert core.written(13.933936, 29.152939023) == ["13.93394", "29.15294"]

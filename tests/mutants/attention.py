@@ -351,3 +351,69 @@ WRONG[check_gradient] = [
     (lambda q, k, v, s: q.grad.norm(), "requires_grad_"),
     (lambda q, k, v, s: pulled(q, k, v, s), "should return a number, not a tensor of shape"),
 ]
+
+
+def nan_by_zero_times_infinity(q, k):
+    s = scores(q, k) / q.shape[-1] ** 0.5
+    return (s + torch.ones(s.shape[-2:]).triu(1) * -torch.inf).softmax(-1)
+
+
+def by_a_float_mask(q, k):
+    s = scores(q, k) / q.shape[-1] ** 0.5
+    return s.masked_fill(torch.ones(s.shape[-2:]).triu(1), -torch.inf).softmax(-1)
+
+
+def by_a_mask_of_axis_1(q, k):
+    T = q.shape[1]
+    s = scores(q, k) / q.shape[-1] ** 0.5
+    mask = torch.ones(T, T, dtype=torch.bool).triu(1)
+    return s.masked_fill(mask, -torch.inf).softmax(-1)
+
+
+WRONG[check_causal] += [
+    (nan_by_zero_times_infinity, "a 0 multiplied by -inf"),
+    (by_a_float_mask, "dtype=torch.bool"),
+    (by_a_mask_of_axis_1, "T = q.shape"),
+    (lambda q, k: weights_in_one_line(q, k).triu(), "and is turned"),
+]
+
+
+def gradient_in_a_tuple(q, k, v, scale):
+    q = q.clone().requires_grad_()
+    g = torch.autograd.grad(((q @ k.T * scale).softmax(-1) @ v).sum(), q)
+    return (g / scale).norm(dim=-1).median()
+
+
+def gradient_in_a_tuple_without_its_norm(q, k, v, scale):
+    q = q.clone().requires_grad_()
+    g = torch.autograd.grad(((q @ k.T * scale).softmax(-1) @ v).sum(), q)
+    return g.norm(dim=-1).median() / scale
+
+
+WRONG[check_gradient] += [
+    (gradient_in_a_tuple, "gives a tuple"),
+    (gradient_in_a_tuple_without_its_norm, "gives a tuple"),
+    (
+        lambda q, k, v, s: (pulled(q, k, v, 1 / s) / s).norm(dim=-1).median(),
+        "the product is divided by scale",
+    ),
+    (
+        lambda q, k, v, s: (pulled(q, k, v, 1 / s) * s).norm(dim=-1).median(),
+        "the product is divided by scale",
+    ),
+]
+WRONG[check_attention_weights] += [
+    (lambda q, k: (scores(q, k) / q.shape[-1] ** 0.5).softmax(1), "count axes from the end"),
+]
+
+
+def there_and_back(x, qkv, projection, h):
+    B, T, D = x.shape
+    q, k, v = (part.reshape(B, h, T, D // h) for part in qkv(x).chunk(3, -1))
+    return projection(F.scaled_dot_product_attention(q, k, v).reshape(B, T, D))
+
+
+WRONG[check_multi_head] += [
+    (there_and_back, "and straight back"),
+    (lambda x, a, b, h: with_heads(x, a, b, 1, scale=(x.shape[-1] / h) ** -0.5), "√d of a small"),
+]

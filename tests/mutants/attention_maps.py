@@ -154,6 +154,17 @@ def painting_the_input(model, normalise, pixels, label, P):
     return fall
 
 
+def staying_painted(model, normalise, pixels, label, P, ink=0.0, stay=True):
+    rows, cols = pixels.shape[2] // P, pixels.shape[3] // P
+    whole, fall, fresh = model(normalise(pixels)).softmax(-1)[0, label], [], pixels.clone()
+    for n in range(rows * cols):
+        pixels = pixels if stay else fresh.clone()
+        y, x = n // cols * P, n % cols * P
+        pixels[..., y : y + P, x : x + P] = ink
+        fall.append(whole - model(normalise(pixels)).softmax(-1)[0, label])
+    return torch.stack(fall).view(rows, cols)
+
+
 WRONG[check_occlusion_map] = [
     (lambda *a: -occlusion_one_by_one(*a), "the sign is turned"),
     (painted, "paint the pixels first"),
@@ -168,5 +179,34 @@ WRONG[check_occlusion_map] = [
     ),
     (lambda m, n, x, k, P: occlusion_in_one_batch(m, lambda y: y, x, k, P), "never normalised"),
     (painting_the_input, "writes into its input `pixels`"),
-    (lambda *a: occlusion_one_by_one(*a).abs(), "values are not"),
+    (lambda *a: occlusion_one_by_one(*a).abs(), "without abs"),
+    (lambda *a: occlusion_one_by_one(*a).square(), "values are not"),
+    (lambda m, n, x, k, P: staying_painted(m, n, x.clone(), k, P), "stay painted"),
+    (lambda m, n, x, k, P: staying_painted(m, n, x.clone(), k, P, 1.0, False), "1, which is white"),
+    (lambda m, n, x, k, P: occlusion_in_one_batch(m, n, x, k, P) / m(n(x)).softmax(-1)[0, k],
+     "a share of the probability"),
+    (lambda m, n, x, k, P: 1 - occlusion_in_one_batch(m, n, x, k, P) / m(n(x)).softmax(-1)[0, k],
+     "this is a ratio"),
+]  # fmt: skip
+
+WRONG[check_reader_map] += [
+    (lambda w, R, C, r, c: w[(1 + c * C + r) % len(w), 1:].view(R, C), "row and col are swapped"),
+]
+
+
+def some_blocks(maps, first=0, last=None):
+    steps = (maps.mean(dim=2) + torch.eye(maps.shape[-1])) / 2
+    total = torch.eye(maps.shape[-1])
+    for step in steps[:, first:last].unbind(1):
+        total = step @ total
+    return total
+
+
+WRONG[check_attention_rollout] += [
+    (lambda maps: some_blocks(maps, last=-1), "the last block is left out"),
+    (lambda maps: some_blocks(maps, first=1), "the first block is left out"),
+    (lambda maps: some_blocks(maps) + torch.eye(maps.shape[-1]), "once more at the end"),
+]
+WRONG[check_attention_rollout] += [
+    (lambda maps: rolled(0.9 * maps + 0.1 * torch.eye(maps.shape[-1]), eye=0.0), "weighs 0.1"),
 ]

@@ -169,7 +169,27 @@ WRONG[check_reached] = [
     (lambda e, z, blind: reached(e, z, blind, count=0), "class token itself is counted"),
     (lambda e, z, blind: reached(e, z, blind, score=lambda y: y[0, 0].sum()), "a plain sum"),
     (lambda e, z, blind: 49, "expected 9, got 49"),
+    (lambda e, z, blind: reached_by_a_sum(e, z, blind), "a plain sum"),
+    (lambda e, z, blind: everyone_blind(e, z, blind), "every token is blind"),
+    (
+        lambda e, z, blind: 0 if len(blind) == len(e.blocks) else z.shape[1] - 1,
+        "count the patches whose gradient",
+    ),
 ]
+
+
+def reached_by_a_sum(encoder, tokens, blind):
+    for number in blind:
+        encoder.blocks[number].attention.may_read[0, 1:] = 0
+    z = tokens.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(encoder(z)[0, 0].sum(), z)
+    return int((gradient[0, 1:].norm(dim=-1) > 0).sum())
+
+
+def everyone_blind(encoder, tokens, blind):
+    for number in blind:
+        encoder.blocks[number].attention.may_read.copy_(torch.eye(tokens.shape[1]))
+    return reached(encoder, tokens, ())
 
 
 def with_positions_behind(x, c, r, p, first):
@@ -190,6 +210,7 @@ WRONG[check_registers] += [
     ),
 ]
 WRONG[check_tokens] += [
+    (lambda x, t, p: torch.cat([t.view(len(x), -1, x.shape[2]), x], 1) + p, "expand it to .B 1 D"),
     (lambda x, t, p: cat(t, x[:, 1:]) + p[:, :-1], "the first patch's place"),
     (lambda x, t, p: cat(t, x) + 2 * p, "added twice"),
     (lambda x, t, p: cat(t + p[:, :1], x), "only the class token has a position"),

@@ -420,6 +420,18 @@ class ViT(nn.Module):
         self.embedding = self.embedding_class(config)
         self.encoder = self.encoder_class(config)
         self.head = nn.Linear(config.hidden_size, config.classes)
+        self.first_weights()
+
+    def first_weights(self, whole_qkv=False):
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Linear):
+                nn.init.zeros_(module.bias)
+                whole = whole_qkv or not name.endswith("qkv")
+                for matrix in module.weight.chunk(1 if whole else 3):
+                    nn.init.xavier_normal_(matrix)
+        weight = self.embedding.patches.projection.weight
+        nn.init.normal_(weight, std=weight.shape[1] ** -0.5)
+        nn.init.zeros_(self.head.weight)
 
     def forward(self, images):
         return self.head(self.encoder(self.embedding(images))[:, 0])
@@ -645,6 +657,62 @@ WRONG[check_embedding_class] = [
         + self.drop(self.positions)), "stands on the positions; it belongs after"),
     (variant(Embedding1, __init__=lambda self, side, P, C, D: Embedding1.__init__(
         self, side, P, C, D)), "positional arguments"),
+]  # fmt: skip
+
+
+def starting(cls, change):
+    """The class with something done at the end of its __init__."""
+
+    def begin(self, *sizes, **more):
+        cls.__init__(self, *sizes, **more)
+        change(self)
+
+    return variant(cls, __init__=begin)
+
+
+def as_buffer(name):
+    def change(self):
+        value = getattr(self, name).data
+        delattr(self, name)
+        self.register_buffer(name, value)
+
+    return change
+
+
+WRONG[check_embedding_class] += [
+    (starting(Embedding1, as_buffer("positions")), "positions is a buffer, .* never trained"),
+    (starting(Embedding1, as_buffer("class_token")), "class_token is a buffer, .* never trained"),
+    (starting(Embedding1, lambda self: self.positions.requires_grad_(False)),
+     "positions has requires_grad=False"),
+    (starting(Embedding1, lambda self: nn.init.normal_(self.class_token)),
+     "class_token has a mean of .* should start as 0"),
+    (starting(Embedding1, lambda self: nn.init.normal_(self.positions)),
+     "positions has a mean of .* should have 0 and 0.02"),
+    (starting(Embedding1, lambda self: nn.init.zeros_(self.positions)), "have 0 and 0.02"),
+    (starting(Embedding1, lambda self: nn.init.constant_(self.positions, 0.02)), "have 0 and 0.02"),
+]  # fmt: skip
+WRONG[check_vit_class] += [
+    (starting(ViT, lambda self: as_buffer("positions")(self.embedding)),
+     "embedding.positions is a buffer"),
+    (starting(ViT, lambda self: self.requires_grad_(False)), "requires_grad=False"),
+    (variant(ViT, first_weights=lambda self: None), "call authors_weights"),
+    (variant(ViT, first_weights=lambda self: ViT.first_weights(self, whole_qkv=True)),
+     "qkv.weight has a mean .* call authors_weights"),
+    (starting(ViT, lambda self: nn.init.normal_(self.head.weight)), "head.weight .* start as 0"),
+    (starting(ViT, lambda self: nn.init.normal_(self.embedding.positions)),
+     "positions .* have 0 and 0.02"),
+]  # fmt: skip
+
+
+def shifting_in_place(self, z):
+    z += 1
+    return Attention.forward(self, z - 1)
+
+
+WRONG[check_attention_class] += [
+    (variant(Attention, forward=shifting_in_place), "writes into its input `z`"),
+    (starting(Attention, lambda self: self.qkv.bias.requires_grad_(False)),
+     "qkv.bias has requires_grad=False"),
 ]  # fmt: skip
 
 

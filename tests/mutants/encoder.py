@@ -101,7 +101,8 @@ def walk_by_loop(encoder, z, left_out):
 
 def walk_by_a_list(encoder, z, left_out):
     blocks = list(encoder.blocks)
-    del blocks[left_out]
+    if left_out is not None:
+        del blocks[left_out]
     return nn.Sequential(*blocks, encoder.norm)(z)
 
 
@@ -114,16 +115,33 @@ def walked(encoder, z, keep, norm=True):
     return encoder.norm(z) if norm else z
 
 
+def without_module(encoder, left_out):
+    if left_out is not None:
+        del encoder.blocks[left_out]
+    return encoder
+
+
+def twice_added(encoder, z, left_out):
+    for i, block in enumerate(encoder.blocks):
+        z = z + block(z) if i != left_out else z
+    return z
+
+
 WRONG[check_walk_without] = [
     (lambda e, z, o: walked(e, z, lambda i: i != o, norm=False), "the last norm is missing"),
-    (lambda e, z, o: walked(e, z, lambda i: i != o - 1), "counted from 0"),
-    (lambda e, z, o: walked(e, z, lambda i: i != o + 1), "the block after it"),
+    (lambda e, z, o: walked(e, z, lambda i: o is None or i != o - 1), "counted from 0"),
+    (lambda e, z, o: walked(e, z, lambda i: o is None or i != o + 1), "the block after it"),
+    (lambda e, z, o: walked(e, z, lambda i: not (o and i == o)), "0 counts as false"),
+    (lambda e, z, o: walk_by_loop(without_module(e, o), z, None), "takes parts out of `e`"),
+    (lambda e, z, o: e.norm(twice_added(e, z, o)), "both of its own inside"),
+    (lambda e, z, o: nn.Sequential(*e.blocks[:o], *e.blocks[o + 1 :], e.norm)(z),
+     "left_out=None all blocks run"),
     (lambda e, z, o: e(z), "no block is left out"),
-    (lambda e, z, o: walked(e, z, lambda i: i == o), "one block alone"),
-    (lambda e, z, o: walked(e, z, lambda i: i < o), "ends where the block is left out"),
+    (lambda e, z, o: walked(e, z, lambda i: o is None or i == o), "one block alone"),
+    (lambda e, z, o: walked(e, z, lambda i: o is None or i < o), "ends where the block"),
     (lambda e, z, o: walk_by_loop(e, torch.zeros_like(z), o), "starts from zero"),
     (lambda e, z, o: e.norm(sum(b(z) for i, b in enumerate(e.blocks) if i != o)), "values are not"),
-]
+]  # fmt: skip
 
 
 @torch.no_grad()
@@ -152,6 +170,13 @@ def writing_into_the_first(first, second):
     return merged
 
 
+def merged_with_gradients_on(first, second):
+    merged = nn.Linear(first.in_features, second.out_features)
+    merged.weight.copy_(second.weight @ first.weight)
+    merged.bias.copy_(second(first.bias))
+    return merged
+
+
 WRONG[check_merge] = [
     (lambda a, b: merged_by_parameters(a, b, a.weight @ b.weight), "the other way round"),
     (lambda a, b: merged_by_parameters(a, b, (b.weight @ a.weight).T), "the weight is transposed"),
@@ -163,6 +188,9 @@ WRONG[check_merge] = [
     (lambda a, b: nn.Linear(a.in_features, b.out_features, bias=False), "has no bias"),
     (lambda a, b: nn.Linear(a.in_features, b.out_features), "values are not"),
     (writing_into_the_first, "writes into its input `first`"),
+    (merged_with_gradients_on, "with torch.no_grad"),
+    (lambda a, b: merged_by_parameters(a, b, bias=3 * b.bias), "the weight is right"),
+    (lambda a, b: merged_by_parameters(a, b, weight=2 * b.weight @ a.weight), "the bias is right"),
 ]
 
 
@@ -198,6 +226,14 @@ def lens(model, images, norm=True, read=lambda z: z[:, 0], before=False, also=Fa
     return torch.stack([model.head(read(model.encoder.norm(z) if norm else z)) for z in logits])
 
 
+def normed_in_the_stream(model, images):
+    z, logits = model.embedding(images), []
+    for block in model.encoder.blocks:
+        z = model.encoder.norm(block(z))
+        logits.append(model.head(z[:, 0]))
+    return torch.stack(logits)
+
+
 WRONG[check_lens] = [
     (lambda m, x: lens(m, x, norm=False), "the last norm is missing"),
     (lambda m, x: lens(m, x, also=True), "start after the first block"),
@@ -206,6 +242,7 @@ WRONG[check_lens] = [
     (lambda m, x: lens(m, x, read=lambda z: z[:, -1]), "the last token is read"),
     (lambda m, x: m(x), "after the last block only"),
     (lambda m, x: lens(m, x).transpose(0, 1), "the blocks come first"),
+    (normed_in_the_stream, "written into the stream"),
     (lambda m, x: lens(m, x).softmax(-1), "these are probabilities"),
     (lambda m, x: [m(x)], "should return a tensor, not list"),
 ]

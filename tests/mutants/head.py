@@ -1,9 +1,12 @@
 """Chapter 07: right styles and mistakes."""
 
+from functools import partial
+
 import torch
 from mutants.class_token import cat
 from torch.nn import functional as F
 
+from vit_tutorial.attention import MultiHeadSelfAttention
 from vit_tutorial.checks import (
     check_cross_entropy,
     check_forward,
@@ -34,7 +37,8 @@ def walk(images, model, embed=None, norm=True, read=lambda z: z[:, 0], blocks=No
     """Every step written out, with places to go wrong."""
     e = model.embedding
     z = embed(images, e) if embed else cat(e.class_token, e.patches(images)) + e.positions
-    for block in model.encoder.blocks if blocks is None else model.encoder.blocks[:blocks]:
+    some = isinstance(blocks, int)
+    for block in model.encoder.blocks[:blocks] if some else blocks or model.encoder.blocks:
         z = block(z)
     return model.head(read(model.encoder.norm(z) if norm else z))
 
@@ -74,12 +78,23 @@ WRONG[check_forward] = [
 # ---- cross-entropy
 
 
+def logs(logits, dim=1):
+    """The logarithms of the softmax, by hand."""
+    x = logits - logits.amax(dim, keepdim=True)
+    return x - x.exp().sum(dim, keepdim=True).log()
+
+
+def lse(logits):
+    top = logits.max(dim=1).values
+    return top + torch.log((logits - top[:, None]).exp().sum(1))
+
+
 def loss_by_log_softmax(logits, labels):
-    return -logits.log_softmax(dim=1)[range(len(labels)), labels].mean()
+    return -logs(logits)[range(len(labels)), labels].mean()
 
 
 def loss_by_logsumexp(logits, labels):
-    return (logits.logsumexp(1) - logits.gather(1, labels[:, None])[:, 0]).mean()
+    return (lse(logits) - logits.gather(1, labels[:, None])[:, 0]).mean()
 
 
 def loss_with_one_hot(logits, labels):
@@ -91,16 +106,27 @@ def loss_with_one_hot(logits, labels):
 RIGHT[check_cross_entropy] = [loss_by_log_softmax, loss_by_logsumexp, loss_with_one_hot]
 
 
+def top_off(x):
+    return x - x.amax(1, keepdim=True)
+
+
 WRONG[check_cross_entropy] = [
     (lambda x, y: loss_by_log_softmax(x.softmax(1), y), "a second softmax"),
     (lambda x, y: loss_by_log_softmax(x, y) * len(y), "the sum over the batch"),
-    (lambda x, y: x.logsumexp(1) - x[range(len(y)), y], "the loss of each image"),
-    (lambda x, y: x.log_softmax(1)[range(len(y)), y].mean(), "the sign is turned round"),
-    (lambda x, y: x.logsumexp(1).mean(), "the logit of the true class is missing"),
+    (lambda x, y: lse(x) - x[range(len(y)), y], "the loss of each image"),
+    (lambda x, y: logs(x)[range(len(y)), y].mean(), "the sign is turned round"),
+    (F.cross_entropy, "cross_entropy has the exponentials"),
+    (lambda x, y: F.nll_loss(x.log_softmax(1), y), "log_softmax has the exponentials"),
+    (lambda x, y: (x.logsumexp(1) - x[range(len(y)), y]).mean(), "logsumexp has the exponentials"),
+    (lambda x, y: (top_off(x).exp().log().sum(1) - top_off(x)[range(len(y)), y]).mean(),
+     "inside the sum"),
+    (lambda x, y: (lse(top_off(x)) - x[range(len(y)), y]).mean(), "off log-sum-exp only"),
+    (lambda x, y: (lse(x) - top_off(x)[range(len(y)), y]).mean(), "class's logit only"),
+    (lambda x, y: lse(x).mean(), "the logit of the true class is missing"),
     (lambda x, y: -x[range(len(y)), y].mean(), "log-sum-exp is missing"),
     (lambda x, y: -x.softmax(1)[range(len(y)), y].log().mean(), "inf or nan for logits up to"),
     (lambda x, y: (x.exp().sum(1).log() - x[range(len(y)), y]).mean(), "inf or nan for logits"),
-]
+]  # fmt: skip
 
 
 # ---- a causal mask
@@ -111,9 +137,10 @@ def masked(images, model, last, move=None, read=None, norm=True, mask=True):
     z = model.embedding(images)
     if last if move is None else move:
         z = torch.cat([z[:, 1:], z[:, :1]], dim=1)
-    for block in model.encoder.blocks:
+    for number, block in enumerate(model.encoder.blocks):
         q, k, v = block.attention.split_heads(block.norm1(z))
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=mask)
+        causal = mask(number) if callable(mask) else mask
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
         z = z + block.attention.projection(y.transpose(1, 2).flatten(2))
         z = z + block.mlp(block.norm2(z))
     z = model.encoder.norm(z) if norm else z
@@ -209,10 +236,59 @@ WRONG[check_cross_entropy] += [
     (lambda x, y: F.mse_loss(x.softmax(1), F.one_hot(y, x.shape[1]).float()), "squared error"),
     (lambda x, y: loss_by_log_softmax(x.detach(), y), "carries no gradient"),
     (lambda x, y: loss_by_log_softmax(x, y.roll(1)), "values are not"),
-    (lambda x, y: x.log_softmax(0)[range(len(y)), y].neg().mean(), "values are not|inf or nan"),
+    (lambda x, y: logs(x, 0)[range(len(y)), y].neg().mean(), "values are not"),
     (lambda x, y: loss_by_log_softmax(x, y).item(), "should return a tensor, not float"),
 ]
 WRONG[check_masked_logits] += [
     (lambda x, m, last: masked(x.detach(), m, last), "no gradient reaches `x`"),
     (lambda x, m, last: masked(x, m, last).softmax(-1), "values are not"),
+    (lambda x, m, last: with_another_class(x, m, last), "changes the parts of `m`"),
+    (lambda x, m, last: with_another_forward(x, m, last), "changes a forward in `m`"),
+    (lambda x, m, last: moved_by(x, m, last, lambda z: z.flip(1)), "flip turns the patches"),
+    (lambda x, m, last: moved_by(x, m, last, lambda z: z.roll(1, 1)), "to the front"),
+    (
+        lambda x, m, last: masked(x, m, last, mask=lambda number: number == 0),
+        "only the first block has the mask",
+    ),
+]
+
+
+class Causal(MultiHeadSelfAttention):
+    def forward(self, x):
+        y = F.scaled_dot_product_attention(*self.split_heads(x), is_causal=True)
+        return self.projection(y.transpose(1, 2).flatten(2))
+
+
+def with_another_class(images, model, last):
+    for block in model.encoder.blocks:
+        block.attention.__class__ = Causal
+    z = model.embedding(images).roll(-int(last), 1)
+    return model.head(model.encoder(z)[:, -int(last)])
+
+
+def with_another_forward(images, model, last):
+    for block in model.encoder.blocks:
+        block.attention.forward = partial(Causal.forward, block.attention)
+    z = model.embedding(images).roll(-int(last), 1)
+    return model.head(model.encoder(z)[:, -int(last)])
+
+
+def moved_by(images, model, last, move):
+    stand_in = torch.nn.Module()
+    stand_in.embedding = lambda x: move(model.embedding(x)) if last else model.embedding(x)
+    stand_in.encoder, stand_in.head = model.encoder, model.head
+    return masked(images, stand_in, last, move=False)
+
+
+WRONG[check_forward] += [
+    (lambda x, m: m(x), "calls the model's own forward"),
+    (lambda x, m: m.forward(x), "calls the model's own forward"),
+    (lambda x, m: walk(x, m, blocks=[lambda z, b=b: z + b(z) for b in m.encoder.blocks]),
+     "both of its own inside"),
+    (lambda x, m: walk(x, m, norm=False, blocks=[
+        lambda z, b=b: m.encoder.norm(b(z)) for b in m.encoder.blocks]), "after every block"),
+]  # fmt: skip
+WRONG[check_growth] += [
+    (lambda P, n, C, D, s: C * (n - P) * D + ((s // n) ** 2 - (s // P) ** 2) * D, "has C·P² num"),
+    (lambda P, n, C, D, s: float(growth_in_two_parts(P, n, C, D, s)), "whole number"),
 ]

@@ -269,9 +269,10 @@ WRONG[check_unpatchify] = [
 
 RIGHT[check_sizes] = [
     lambda C, H, W, P: ((H // P) * (W // P), C * P * P, ((H // P) * (W // P)) ** 2),
-    lambda C, H, W, P: [H * W // P**2, torch.tensor(C * P**2), float((H * W // P**2) ** 2)],
+    lambda C, H, W, P: [H * W // P**2, torch.tensor(C * P**2), int((H * W / P**2) ** 2)],
 ]
 WRONG[check_sizes] = [
+    (lambda C, H, W, P: (H * W / P**2, C * P * P, (H * W // P**2) ** 2), "divide by //"),
     (lambda C, H, W, P: (H // P, C * P * P, H // P), "counts rows"),
     (lambda C, H, W, P: ((H // P) ** 2, C * P * P, (H // P) ** 4), "taken to be square"),
     (lambda C, H, W, P: (H * W // P, C * P * P, 1), "P times P pixels"),
@@ -330,4 +331,16 @@ WRONG[check_overlapping] = [
         lambda x, P, S: x.unfold(2, P, S).unfold(3, P, S).reshape(len(x), -1, x.shape[1] * P * P),
         "channels still lead",
     ),
+]
+
+WRONG[check_patchify] += [
+    (lambda x, P: rearrange(x, "B C (r p) (c q) -> B (r c) (C p q)"),
+     "Could not infer sizes.*give each by its name"),
+]  # fmt: skip
+WRONG[check_unpatchify] += [
+    (lambda x, P, r: rearrange(x, "B (r c) (C p q) -> B C (r p) (c q)", r=r, p=P),
+     "Could not infer sizes.*give each by its name"),
+]  # fmt: skip
+WRONG[check_patchify] += [
+    (lambda x, P: rearrange(x, "B C (r P) (c P) -> B (r c) (C P P)", P=P), "twice on one side"),
 ]

@@ -292,3 +292,23 @@ WRONG[check_resample_positions] = [
     ),
     (lambda p, a, b: torch.cat([p.mean(1)[None], stretched(p[:, 1:], a, b)], 1), "the mean of"),
 ]
+
+
+def unmoved(p, old, new):
+    images = p[:, 1:].reshape(1, p.shape[2], *old)
+    grid = F.interpolate(images, size=new, mode="bicubic", antialias=True)
+    return torch.cat([p[:, :1], grid.flatten(2).mT], dim=1)
+
+
+def in_equal_steps(rows, cols, D, w=lambda n: torch.linspace(1, 1e-4, n)):
+    w = w(D // 4)
+    y, x = (place.flatten()[:, None] * w for place in torch.meshgrid(
+        torch.arange(rows), torch.arange(cols), indexing="ij"))  # fmt: skip
+    return torch.cat([x.sin(), x.cos(), y.sin(), y.cos()], dim=1)
+
+
+WRONG[check_resample_positions] += [(unmoved, "mixes tokens with their numbers")]
+WRONG[check_sincos] += [
+    (in_equal_steps, "fall in equal steps"),
+    (lambda *a: in_equal_steps(*a, lambda n: 10000 ** torch.linspace(0, 1, n)), "grow to 10000"),
+]

@@ -147,7 +147,7 @@ WRONG[check_fold] = [
     (folded(lambda w, b, m, s: (w / s, 1 - (w / s) @ m)), "the old bias is lost"),
     (folded(lambda w, b, m, s: (w / s, -(w / s) @ m)), "the old bias is lost"),
     (folded(lambda w, b, m, s: (w / s, b)), "the bias is as it was"),
-    (folded(lambda w, b, m, s: (w / s, b + w / s @ m)), "off the bias, not on"),
+    (folded(lambda w, b, m, s: (w / s, b + w / s @ m)), "taken off the bias, not added"),
     (folded(lambda w, b, m, s: (w * s, b - w * s @ m)), "divide the weight by std"),
     (folded(lambda w, b, m, s: (w / s, b - w @ m)), "divide the mean by std too"),
     (folded(lambda w, b, m, s: (w, b - w @ m)), "standard deviation is not used"),
@@ -165,4 +165,18 @@ WRONG[check_fold] = [
                               b - w / std.repeat(w.shape[1] // len(std))
                               @ mean.repeat(w.shape[1] // len(std))), "repeat_interleave"),
     (lambda w, b, mean, std: (w / std, b - w / std @ mean), "repeat each mean"),
+]  # fmt: skip
+
+WRONG[check_projection] += [
+    (lambda x, w, b, P: F.conv2d(x, w.view(len(w), -1, P, P), b).flatten(2).mT, "has no stride"),
+    (lambda x, w, b, P: F.conv2d(x, w.view(len(w), -1, P, P), b).flatten(2), "has no stride"),
+]
+WRONG[check_parameters] += [
+    (lambda P, C, D: 196 * (C * P * P * D + D), "a layer for each patch"),
+    (lambda P, C, D: (224 // P) ** 2 * (C * P * P * D + D), "a layer for each patch"),
+]
+WRONG[check_weight_from_authors] += [
+    (lambda kernel: kernel.permute(2, 0, 1, 3).reshape(kernel.shape[-1], -1), "D is still last"),
+    (lambda kernel: kernel.permute(3, 2, 0, 1).reshape(-1, 3 * kernel.shape[0] ** 2),
+     "C taken to be 3|expected"),
 ]  # fmt: skip

@@ -612,3 +612,35 @@ WRONG[check_bold_recipe] = [
     (lambda r: vars(bold(r)), "should return a TrainConfig"),
     (changed_in_place, "a recipe is frozen"),
 ]
+
+
+def step_in_eval_mode(model, images, labels, optimizer):
+    model.eval()
+    loss = F.cross_entropy(model(images), labels)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return loss.item()
+
+
+def groups_by_in(model, weight_decay):
+    decayed = [m.weight for m in model.modules() if isinstance(m, nn.Linear)]
+    rest = [p for p in model.parameters() if p not in decayed]
+    return [dict(params=decayed, weight_decay=weight_decay), dict(params=rest, weight_decay=0.0)]
+
+
+WRONG[check_train_step] += [(step_in_eval_mode, "leaves the model in eval mode")]
+WRONG[check_parameter_groups] += [(groups_by_in, "use `is`, or id")]
+WRONG[check_schedule] += [
+    (
+        lambda p, w: p if p < w else (1 + math.cos(math.pi * (p - w) / (1 - w))) / 2,
+        "divide, progress / warmup",
+    ),
+]
+WRONG[check_accuracy] += [
+    (
+        lambda m, s, b: counted(m, s, b, divide=lambda right, seen, _: right / (len(s) // b * b)),
+        "those of the full batches only",
+    ),
+    (lambda m, s, b: counted(m, s, b, generator=torch.Generator()), "left out, as `batches` does"),
+]

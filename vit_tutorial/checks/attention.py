@@ -44,6 +44,9 @@ def check_attention_weights(implementation: Callable[[Tensor, Tensor], Tensor]) 
         (lambda q, k: (scores(q, k) / q.shape[-1] ** 0.5).softmax(dim=-2),
          "the columns sum to 1, not the rows: row t is what token t reads, so "
          "the softmax runs over the last axis."),
+        (lambda q, k: (scores(q, k) / q.shape[-1] ** 0.5).softmax(dim=1),
+         "the softmax runs over axis 1, which is the last one only without images and heads: "
+         "count axes from the end, dim=-1."),
         (lambda q, k: scores(q, k).softmax(dim=-1),
          "the scores are not scaled: divide by √d before the softmax."),
         (lambda q, k: (scores(q, k) / q.shape[-1]).softmax(dim=-1),
@@ -143,6 +146,8 @@ def check_causal(implementation: Callable[[Tensor, Tensor], Tensor]) -> bool:
     mistakes: Mistakes = [
         (attention_weights, "a token still reads what comes after it: no mask yet."),
         (lambda q, k: attention_weights(q, k).tril(), late),
+        (lambda q, k: attention_weights(q, k).triu(), "the mask comes after the softmax, and is "
+         "turned: mask the scores, right of the diagonal."),
         (lambda q, k: masked(q, k, lambda s: later(s, fill=0.0)),
          "a score of 0 is still read, since e^0 = 1: hide with -inf."),
         (lambda q, k: masked(q, k, lambda s: later(s, first=2)),
@@ -171,16 +176,27 @@ def check_causal(implementation: Callable[[Tensor, Tensor], Tensor]) -> bool:
     def readable(q: Tensor, k: Tensor) -> Any:
         weights = implementation(q, k)
         if isinstance(weights, Tensor) and weights.isnan().any():
-            raise CheckFailed(
-                f"{implementation.__name__}: a row is nan, because it has nothing to read: each "
-                "token may read itself, so leave the diagonal open."
-            )
+            if weights.isnan().all():
+                why = ("everything is nan: is a 0 multiplied by -inf? That gives nan. Set the "
+                       "scores themselves, masked_fill(mask, -torch.inf).")  # fmt: skip
+            else:
+                why = ("a row is nan, because it has nothing to read: each token may read itself, "
+                       "so leave the diagonal open.")  # fmt: skip
+            raise CheckFailed(f"{implementation.__name__}: {why}")
         return weights
 
     generator = torch.Generator().manual_seed(0)
     shapes = [(3, 5, 8), (4, 4), (2, 3, 6, 16)]
     trials = [tuple(torch.randn(2, *shape, generator=generator).unbind()) for shape in shapes]
-    return compare(readable, lambda q, k: masked(q, k, later), trials, mistakes, AXES)
+    slips: Slips = [
+        (r"boolean mask|bool", "masked_fill takes a mask of true and false: torch.ones(T, T, "
+         "dtype=torch.bool).triu(1)."),
+        (r"broadcast|must match the size|must match the existing size", "q and k have any number "
+         "of leading axes (batch, heads): the mask is (T T) with T = q.shape[-2], and k.mT swaps "
+         "the last two axes of k."),
+        *AXES,
+    ]  # fmt: skip
+    return compare(readable, lambda q, k: masked(q, k, later), trials, mistakes, slips)
 
 
 @exercise
@@ -195,6 +211,9 @@ def check_gradient(implementation: Callable[[Tensor, Tensor, Tensor, float], Ten
         q = q.clone().requires_grad_()
         answer = read or (lambda scores: scores.softmax(dim=-1) @ v)
         return torch.autograd.grad(answer(q @ k.mT * scale).sum(), q)[0]
+
+    def divided(q: Tensor, k: Tensor, v: Tensor, scale: float) -> float:
+        return typical(pull(q, k, v, 1 / scale) / scale)
 
     def typical(gradient: Tensor) -> float:
         return float(gradient.norm(dim=-1).median())
@@ -220,13 +239,16 @@ def check_gradient(implementation: Callable[[Tensor, Tensor, Tensor, float], Ten
         (lambda *a: float((pull(*a) / a[3]).norm(dim=0).median()),
          "the norm runs over the queries; it runs over the numbers of a query, "
          "dim=-1."),
+        (divided, "the product is divided by scale: multiply by it, softmax(q kᵀ · scale)."),
+        (lambda q, k, v, scale: divided(q, k, v, scale) * scale**2, "the product is divided by "
+         "scale: multiply by it, softmax(q kᵀ · scale)."),
         (at_the_key, "this is the gradient at the keys; take it at q."),
     ]  # fmt: skip
 
     @wraps(implementation)
     def nonzero(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Any:
         found = learning(implementation)(q, k, v, scale)
-        if is_number(found) and abs(float(found)) < 1e-9:
+        if scale == 1 and is_number(found) and abs(float(found)) < 1e-9:
             raise CheckFailed(
                 f"{implementation.__name__}: no gradient arrives at the queries. Weights that sum "
                 "to 1 say nothing when they are summed: multiply them with v first, and let the "
@@ -237,6 +259,8 @@ def check_gradient(implementation: Callable[[Tensor, Tensor, Tensor, float], Ten
     trials = [(*torch.randn(3, T, d).double(), scale)
               for T, d, scale in [(20, 16, 1.0), (20, 16, 0.25), (9, 64, 0.125)]]  # fmt: skip
     slips: Slips = [
+        (r"'tuple'|must be Tensor, not tuple|of 'tuple' and", "torch.autograd.grad gives a tuple, "
+         "one gradient for each tensor: (g,) = torch.autograd.grad(...)."),
         (r"does not require grad|NoneType|no attribute", "call q.requires_grad_() before the "
          "product, and backward() before q.grad is read."),
     ]  # fmt: skip
@@ -307,6 +331,12 @@ def not_moved_back(x: Tensor, qkv: nn.Linear, projection: nn.Linear, h: int) -> 
     return projection((attention_weights(q, k) @ v).reshape(x.shape))
 
 
+def scrambled_twice(x: Tensor, qkv: nn.Linear, projection: nn.Module, h: int) -> Tensor:
+    B, T, D = x.shape
+    q, k, v = (part.reshape(B, h, T, D // h) for part in qkv(x).chunk(3, dim=-1))
+    return projection((attention_weights(q, k) @ v).reshape(B, T, D))
+
+
 def over_heads(x: Tensor, qkv: nn.Linear, projection: nn.Module, h: int) -> Tensor:
     q, k, v = rearrange(qkv(x), "B T (n h d) -> n B T h d", n=3, h=h)
     return projection((attention_weights(q, k) @ v).flatten(2))
@@ -324,6 +354,11 @@ def own_slice(x: Tensor, qkv: nn.Linear, projection: nn.Linear, h: int) -> Tenso
 def head_mistakes() -> Mistakes:
     """What goes wrong between qkv and the projection."""
     return [
+        (scrambled_twice, "a reshape straight to (B, h, T, d), and straight back, mixes tokens "
+         "with channels: split D into (h, d) first, then swap the axes T and h; and swap them back "
+         "before joining."),
+        (lambda x, qkv, p, h: heads(x, qkv, p, 1, scale=lambda d, _: math.sqrt(d / h)),
+         "this is one large head, scaled by the √d of a small one; split D into h heads."),
         (scrambled, "a reshape straight to (B, h, T, d) mixes tokens with "
          "channels: right shape, wrong values. Split D into (h, d) first, then "
          "swap the axes T and h."),

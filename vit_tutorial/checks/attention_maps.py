@@ -90,6 +90,14 @@ def check_attention_rollout(implementation: Callable[[Tensor], Tensor]) -> bool:
          "codes offer the maximum as another method)."),
         (lambda maps: halves(maps.mean(dim=2))[:, -1],
          "this is the last block alone: multiply through all blocks."),
+        *((lambda maps, own=own: product(
+            own * torch.eye(maps.shape[-1]) + (1 - own) * maps.mean(dim=2)),
+           f"the identity weighs {own:g}; it weighs one half, as attention does.")
+          for own in (0.9, 0.1, 0.2, 0.8)),
+        (lambda maps: product(halves(maps.mean(dim=2))[:, :-1]), "the last block is left out."),
+        (lambda maps: product(halves(maps.mean(dim=2))[:, 1:]), "the first block is left out."),
+        (lambda maps: product(halves(maps.mean(dim=2))) + torch.eye(maps.shape[-1]),
+         "an identity is added once more at the end."),
         (lambda maps: halves(maps.mean(dim=2))[:, 0],
          "this is the first block alone: multiply through all blocks."),
         (lambda maps: product(maps.mean(dim=2) + torch.eye(maps.shape[-1])),
@@ -158,6 +166,8 @@ def check_reader_map(implementation: Callable[..., Tensor]) -> bool:
          "a column says who reads this patch; take its row."),
         (lambda w, R, C, r, c: lay(w[(1 + c * R + r) % len(w), 1:], R, C),
          "patches count along a row of the grid first: 1 + row * cols + col."),
+        (lambda w, R, C, r, c: lay(w[(1 + c * C + r) % len(w), 1:], R, C),
+         "row and col are swapped: 1 + row * cols + col."),
         (lambda w, R, C, r, c: lay(w[(1 + r * R + c) % len(w), 1:], R, C),
          "a row of the grid has `cols` patches: 1 + row * cols + col."),
         (lambda w, R, C, r, c: lay(w[1 + r * C + c, :-1], R, C),
@@ -188,17 +198,19 @@ def check_occlusion_map(implementation: Callable[..., Tensor]) -> bool:
 
     def drops(
         model: Callable[[Tensor], Tensor], normalise: Callable[[Tensor], Tensor], pixels: Tensor,
-        label: int, P: int, *, late: bool = False,
+        label: int, P: int, *, late: bool = False, stay: bool = False, ink: float = 0.0,
         scores: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:  # fmt: skip
         read = scores or (lambda logits: logits.softmax(dim=-1))
         rows, cols = pixels.shape[2] // P, pixels.shape[3] // P
         fall = torch.empty(rows, cols)
         whole = read(model(normalise(pixels)))[0, label]
+        blank = normalise(pixels) if late else pixels.clone()
         for i in range(rows):
             for j in range(cols):
-                blank = normalise(pixels).clone() if late else pixels.clone()
-                blank[..., P * i : P * (i + 1), P * j : P * (j + 1)] = 0
+                if not stay:
+                    blank = normalise(pixels).clone() if late else pixels.clone()
+                blank[..., P * i : P * (i + 1), P * j : P * (j + 1)] = ink
                 fall[i, j] = whole - read(model(blank if late else normalise(blank)))[0, label]
         return fall
 
@@ -213,6 +225,14 @@ def check_occlusion_map(implementation: Callable[..., Tensor]) -> bool:
         (lambda *a: -drops(*a), "the sign is turned: a fall counts as positive."),
         (lambda *a: drops(*a, late=True), "painted after normalising, 0 is a "
          "gray: paint the pixels first."),
+        (lambda *a: drops(*a).abs(), "this is the size of the change; a probability that rises "
+         "counts as negative, without abs."),
+        (lambda *a: drops(*a, ink=1.0), "the patch is painted 1, which is white: black is 0."),
+        (lambda *a: drops(*a, stay=True), "patches stay painted: paint each on a fresh clone of "
+         "the pixels."),
+        (lambda *a: left(*a) / (left(*a) + drops(*a)), "this is a ratio; take the difference."),
+        (lambda *a: drops(*a) / (left(*a) + drops(*a)), "this is the fall as a share of the "
+         "probability; the fall itself is asked for."),
         (left, "this is what is left; take it from the probability of the whole "
          "image."),
         (lambda *a: drops(*a).T, "rows and columns are swapped."),

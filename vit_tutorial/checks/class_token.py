@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from copy import deepcopy
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -12,6 +12,8 @@ from vit_tutorial.checks.core import Mistakes, Slips, compare, exercise, learnin
 from vit_tutorial.encoder import Encoder
 
 ONE_FOR_ALL: Slips = [
+    (r"invalid for input of size", "There is one vector for the whole batch, (1 1 D): expand it to "
+     "(B 1 D); a reshape makes no copies."),
     (r"Sizes of tensors must match", "The vector is one for the whole batch, (1 "
      "1 D): expand it to (B 1 D), and join along axis 1, that of the tokens."),
     (r"must match the size|broadcast", "There are N patches and T = N + 1 "
@@ -190,9 +192,12 @@ class GatedAttention(MultiHeadSelfAttention):
 
     may_read: Tensor
 
+    never: Tensor | None = None  # what stays shut whatever the gate says
+
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self.split_heads(x)
-        scores = (q @ k.mT / q.shape[-1] ** 0.5).masked_fill(self.may_read == 0, -torch.inf)
+        shut = self.may_read == 0 if self.never is None else (self.may_read == 0) | self.never
+        scores = (q @ k.mT / q.shape[-1] ** 0.5).masked_fill(shut, -torch.inf)
         return self.projection((scores.softmax(dim=-1) @ v).transpose(1, 2).flatten(2))
 
 
@@ -205,6 +210,21 @@ def gated_encoder(L: int, T: int) -> Encoder:
     return encoder.double()
 
 
+def narrow_encoder(T: int, alone: bool) -> Encoder:
+    """Two blocks: in the second token 0 reads only patch 1, and what its gate allows.
+
+    With `alone`, patches read nothing but themselves in the first.
+    """
+    encoder = gated_encoder(2, T)
+    first, second = (cast(GatedAttention, block.attention) for block in encoder.blocks)
+    second.never = torch.zeros(T, T, dtype=torch.bool)
+    second.never[0, 2:] = True
+    if alone:
+        first.never = ~torch.eye(T, dtype=torch.bool)
+        first.never[0] = False
+    return encoder
+
+
 @exercise
 def check_reached(implementation: Callable[[Encoder, Tensor, tuple[int, ...]], int]) -> bool:
     """Check `my_reached(encoder, tokens (1 T D), blind) -> int`.
@@ -213,13 +233,18 @@ def check_reached(implementation: Callable[[Encoder, Tensor, tuple[int, ...]], i
     `encoder.blocks[i].attention.may_read[0, 1:] = 0`.
     """
 
-    def reference(encoder: Encoder, tokens: Tensor, blind: tuple[int, ...]) -> int:
+    def reference(
+        encoder: Encoder, tokens: Tensor, blind: tuple[int, ...], everyone: bool = False,
+        read: slice = slice(3),
+    ) -> int:  # fmt: skip
         encoder = deepcopy(encoder)
         for number in blind:
             attention: Any = encoder.blocks[number].attention
             attention.may_read[0, 1:] = 0
+            if everyone:
+                attention.may_read = torch.eye(tokens.shape[1])
         z = tokens.clone().requires_grad_()
-        (gradient,) = torch.autograd.grad(encoder(z)[0, 0, :3].sum(), z)
+        (gradient,) = torch.autograd.grad(encoder(z)[0, 0, read].sum(), z)
         return int((gradient[0, 1:].norm(dim=-1) > 0).sum())
 
     def all_but(encoder: Encoder, tokens: Tensor, blind: tuple[int, ...]) -> int:
@@ -240,6 +265,14 @@ def check_reached(implementation: Callable[[Encoder, Tensor, tuple[int, ...]], i
          "may_read[0, 1:] = 0. Token 0 goes on reading itself: with nothing to "
          "read, its softmax gives nan, which is not 0. And read the output of "
          "token 0 alone."),
+        (learning(lambda e, z, blind: reference(e, z, blind, everyone=True)), "every token is "
+         "blind; shut row 0 alone, that of the class token: the patches go on reading."),
+        (lambda e, z, blind: 0 if len(blind) == len(e.blocks) else z.shape[1] - 1,
+         "this is a number from the count of shut blocks, and wrong where the encoder lets the "
+         "class token read one patch only: count the patches whose gradient is not zero."),
+        (learning(lambda e, z, blind: reference(e, z, blind, read=slice(None))),
+         "what is counted is rounding: a plain sum of what the last LayerNorm gives "
+         "is always the same; read one number of it."),
         (learning(lambda *a: reference(*a) + 1), "the class token itself is "
          "counted: leave token 0 out."),
         (learning(lambda *a: max(reference(*a), 1)), "the class token itself is "
@@ -252,5 +285,8 @@ def check_reached(implementation: Callable[[Encoder, Tensor, tuple[int, ...]], i
         (gated_encoder(L, T), torch.randn(1, T, 8, dtype=torch.float64), blind)
         for L, T, shut in [(2, 10, [(), (0,), (1,), (0, 1)]), (3, 5, [(0, 2), (0, 1, 2)])]
         for blind in shut
+    ] + [
+        (narrow_encoder(6, alone), torch.randn(1, 6, 8, dtype=torch.float64), (0,))
+        for alone in (False, True)
     ]
     return compare(learning(implementation), learning(reference), trials, mistakes, gradients=False)

@@ -306,6 +306,11 @@ def judge_inputs(implementation: Callable[..., Any], runs: list[Run]) -> None:
     """Refuse code that writes into what it was given."""
     for run in runs:
         for name, before, after in zip(run.names, run.arguments, run.copies, strict=True):
+            if isinstance(before, nn.Module) and (how := rebuilt(before, after)):
+                raise CheckFailed(
+                    f"{implementation.__name__} {how} `{name}`, which the caller still uses: leave "
+                    "it as it was, or work on copy.deepcopy of it."
+                )
             if changed(before, after):
                 raise CheckFailed(
                     f"{implementation.__name__} writes into its input `{name}`, which the caller "
@@ -324,14 +329,37 @@ def changed(before: Any, after: Any) -> bool:
     return False
 
 
+def rebuilt(before: nn.Module, after: nn.Module) -> str:
+    """What was done to the parts of a module, in words; empty if they are as they were."""
+    old, new = (dict(module.named_modules()) for module in (before, after))
+    if old.keys() - new.keys():
+        return "takes parts out of"
+    if [type(m) for m in old.values()] != [type(m) for m in new.values()]:
+        return "changes the parts of"
+    return "changes a forward in" if any("forward" in vars(m) for m in new.values()) else ""
+
+
 def judge_rest(implementation: Callable[..., Any], runs: list[Run], wanted: list[Wanted]) -> None:
     """Say in general terms what is wrong, for which input, and what was right."""
     name, good = implementation.__name__, ""
     for run, right in zip(runs, wanted, strict=True):
+        whole_given = all(isinstance(argument, int) for argument in run.arguments)
+        if whole_given and agree(run.value, right.value) and has_float(run.value, right.value):
+            raise CheckFailed(
+                f"{name}: the numbers are right, but a count is a whole number, not a float: "
+                "divide by // in place of /."
+            )
         if agree(run.value, right.value):
             good = f" It is right for {described(run)}."
             continue
         raise CheckFailed(f"{name}: {difference(run, right.value)}{good}")
+
+
+def has_float(got: Any, expected: Any) -> bool:
+    """Whether a number, or one of a tuple, is a float where a whole number is expected."""
+    if isinstance(expected, tuple):
+        return any(has_float(*pair) for pair in zip(got, expected, strict=True))
+    return isinstance(expected, int) and isinstance(got, float)
 
 
 def difference(run: Run, expected: Any) -> str:
@@ -353,7 +381,8 @@ def difference(run: Run, expected: Any) -> str:
         return f"the shape is right but the values are not: {how}{where}."
     off = (got.to(expected) - expected).abs().max().item()
     advice = " Try it on a tensor small enough to work out by hand."
-    by_hand = advice if any(isinstance(a, Tensor) for a in run.arguments) else ""
+    small = not any(isinstance(a, nn.Module) for a in run.arguments)
+    by_hand = advice if small and any(isinstance(a, Tensor) for a in run.arguments) else ""
     return (f"the shape is right but the values are not; the largest difference is "
             f"{off:.3g}{where}.{by_hand}")  # fmt: skip
 
@@ -472,6 +501,10 @@ def pulled(run: Run) -> dict[str, Tensor | None]:
 
 
 GENERAL: Slips = [
+    (r"Could not infer sizes", "einops does not know these lengths: give each by its name after "
+     "the pattern, as in rearrange(x, pattern, P=P)."),
+    (r"duplicate dimension", "a name stands twice on one side of the pattern: give each axis its "
+     "own, as in p and q."),
     (r"takes .* positional argument|missing .* required positional",
      "the function is called with the arguments that its first line had in the "
      "book; keep them."),
@@ -511,9 +544,11 @@ GENERAL: Slips = [
 
 def own_error(name: str, error: Exception, where: str, slips: Slips = ()) -> CheckFailed:
     """One line that says what the reader's code raised, for which input, and the likely slip."""
-    text = " ".join(str(error).split()) or "no message"
-    first = text if len(text) <= 160 else text[:160] + "…"
-    hints = [hint for pattern, hint in (*GENERAL[:3], *slips, *GENERAL) if re.search(pattern, text)]
+    lines = str(error).strip().splitlines() or ["no message"]
+    text = " ".join(" ".join(lines).split())
+    first = lines[-1].strip() if "Error while processing" in text else text  # einops' last counts
+    first = first if len(first) <= 160 else first[:160] + "…"
+    hints = [hint for pattern, hint in (*GENERAL[:5], *slips, *GENERAL) if re.search(pattern, text)]
     likely = f" {hints[0][0].upper()}{hints[0][1:]}" if hints else ""
     kind = type(error).__name__
     return CheckFailed(f"{name} stopped with {kind} for {where}: {first.rstrip('.')}.{likely}")

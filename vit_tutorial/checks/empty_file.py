@@ -1,5 +1,6 @@
 """Chapter 16: the reader's own modules, with the package's weights in them."""
 
+import inspect
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -33,7 +34,9 @@ def check_embedding_class(cls: type[nn.Module]) -> bool:
         (r"must match the size", "There are N patches and T = N + 1 positions: does the class "
          "token join before the positions are added?"),
     ]  # fmt: skip
-    return compare_class(cls, Embedding, trials, embedding_mistakes(), slips=slips)
+    return compare_class(
+        cls, Embedding, trials, embedding_mistakes(), slips=slips, large=(32, 4, 3, 64)
+    )
 
 
 @exercise
@@ -93,22 +96,12 @@ def check_vit_class(cls: type[nn.Module]) -> bool:
     def block_of(block: nn.Module, z: Tensor) -> Tensor:
         return block(z)
 
-    def normed_after_each(model: VisionTransformer, images: Tensor) -> Tensor:
-        z = model.embedding(images)
-        for block in model.encoder.blocks:
-            z = model.encoder.norm(block(z))
-        return model.head(z[:, 0])
-
     (every, epsilon), *_ = block_details()
     mistakes: Mistakes = [
         (each_block(every, 1e-5), epsilon),
         (each_block(block_of, 1e-5), "the last norm has PyTorch's eps of 1e-5; the authors' is "
          "1e-6."),
         *((whole(mistake), hint) for mistake, hint in forward_mistakes()),
-        (each_block(lambda block, z: z + block(z)), "a residual goes round each block; the block "
-         "has both of its own inside: z = block(z)."),
-        (normed_after_each, "the last norm is applied after every block; it comes once, after the "
-         "last of them."),
         (each_block(block_of, order=slice(-1)), "the last block does not run."),
         (each_block(block_of, order=slice(1, None)), "the first block does not run."),
         (each_block(block_of, order=slice(-1, None)), "each block reads the encoder's input, so "
@@ -130,7 +123,8 @@ def check_vit_class(cls: type[nn.Module]) -> bool:
         for c, B in zip(configs, (2, 1, 3), strict=True)
     ]
     quiet = ("embedding", "projection", "mlp.3")  # then the stream is small, and eps shows
-    return compare_class(cls, VisionTransformer, trials, mistakes, quiet)
+    large = (ViTConfig(32, 4, 3, 10, 2, 64, 128, 4),)
+    return compare_class(cls, VisionTransformer, trials, mistakes, quiet, large=large)
 
 
 def embedding_mistakes(positions: bool = True) -> Mistakes:
@@ -261,11 +255,13 @@ def compare_class(
     mistakes: Mistakes,
     quiet: tuple[str, ...] = (),
     slips: Slips = (),
+    large: tuple[Any, ...] = (),
 ) -> bool:
     """Like `compare`, for a class: the package's random weights are used by the reader's module.
 
     In the last trial the weights whose names hold a word of `quiet` are a thousandth as large.
-    When values and gradients are right, dropout is judged.
+    When values and gradients are right, so must be the first weights of a model of the sizes
+    `large`, if those are given, and dropout.
     """
     given = []
     for sizes, x in trials:
@@ -293,6 +289,10 @@ def compare_class(
         return result
 
     forward.__name__ = cls.__name__
+    own = list(inspect.signature(cls.forward).parameters.values())
+    if len(own) == 2:  # messages name the input as the reader does
+        named = [own[0].replace(name="module"), own[1]]
+        forward.__signature__ = inspect.Signature(named)  # type: ignore[attr-defined]
     slips = [
         *slips,
         *JOINED,
@@ -300,11 +300,13 @@ def compare_class(
          "self."),
     ]  # fmt: skip
 
-    def dropout() -> None:
+    def beyond_values() -> None:
+        if large:
+            compare_first_weights(cls.__name__, build(cls, large), package(*large))
         for (sizes, _), (module, x) in zip(trials[:2], given, strict=False):
             judge_dropout(cls.__name__, partial(build, cls), package, sizes, module, x)
 
-    return compare(forward, lambda module, x: module(x), given, mistakes, slips, last=dropout)
+    return compare(forward, lambda module, x: module(x), given, mistakes, slips, last=beyond_values)
 
 
 def build(cls: type[nn.Module], sizes: tuple[Any, ...]) -> nn.Module:
@@ -337,6 +339,15 @@ def compare_names(name: str, mine: nn.Module, module: nn.Module) -> None:
         if shapes[key] != shape:
             why = next((f" ({why})" for end, why in WHY_SHAPE.items() if key.endswith(end)), "")
             raise CheckFailed(f"{name}: {key} has shape {shapes[key]}, expected {shape}.{why}")
+    given = dict(mine.named_parameters(remove_duplicate=False))
+    for key in dict(module.named_parameters()):
+        if key not in given:
+            raise CheckFailed(
+                f"{name}: {key} is a buffer, which is saved but never trained: make it an "
+                "nn.Parameter."
+            )
+        if not given[key].requires_grad:
+            raise CheckFailed(f"{name}: {key} has requires_grad=False, so it is never trained.")
     seen: dict[int, str] = {}
     for key, parameter in mine.named_parameters(remove_duplicate=False):
         if (first := seen.setdefault(id(parameter), key)) != key:
@@ -344,6 +355,33 @@ def compare_names(name: str, mine: nn.Module, module: nn.Module) -> None:
                 f"{name}: {first} and {key} are one and the same tensor: make a module for each. "
                 "([block] * L holds one block L times.)"
             )
+
+
+def compare_first_weights(name: str, mine: nn.Module, module: nn.Module) -> None:
+    """Refuse first weights with another mean or spread than the package's.
+
+    The patches of an embedding alone are left out: a model has yet to draw them.
+    """
+    given = dict(mine.named_parameters())
+    for key, want in module.named_parameters():
+        got, own = given[key].detach(), key.split(".")[-1] in ("class_token", "positions")
+        if isinstance(module, Embedding) and not own:
+            continue
+        spread, middle = want.std().item(), want.mean().item()
+        if spread < 1e-5:  # one number for all
+            right = (got - middle).abs().max().item() < 1e-4
+        else:
+            allowed = 0.08 + 4 / (2 * want.numel()) ** 0.5  # by chance
+            right = (abs(got.std().item() / spread - 1) < allowed
+                     and abs(got.mean().item()) < allowed * spread)  # fmt: skip
+        if right:
+            continue
+        found = (f"has a mean of {got.mean().item():.2g} and a standard deviation of "
+                 f"{got.std().item():.2g} at the start")  # fmt: skip
+        asked = f"it should start as {middle:.0f}" if spread < 1e-5 else (
+            f"it should have 0 and {spread:.2g}")  # fmt: skip
+        how = "" if own else " Does __init__ call authors_weights(self) at its end?"
+        raise CheckFailed(f"{name}: {key} {found}; {asked}.{how}")
 
 
 WHY_SHAPE = {

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from vit_tutorial.checks.attention import Part
-from vit_tutorial.checks.core import CheckFailed, Mistakes, Slips, compare, exercise
+from vit_tutorial.checks.core import CheckFailed, Mistakes, Slips, compare, exercise, learning
 from vit_tutorial.encoder import Encoder, EncoderBlock
 from vit_tutorial.model import VisionTransformer, ViTConfig
 
@@ -27,20 +27,33 @@ def check_block(implementation: Callable[..., Tensor]) -> bool:
 
 @exercise
 def check_walk_without(implementation: Callable[[Encoder, Tensor, int], Tensor]) -> bool:
-    """Check `my_walk_without(encoder, z (B T D), left_out) -> (B T D)`, one block left out."""
+    """Check `my_walk_without(encoder, z (B T D), left_out) -> (B T D)`, one block left out.
 
-    def without(encoder: Encoder, z: Tensor, left_out: int, norm: bool = True) -> Tensor:
+    With `left_out=None` all blocks run.
+    """
+
+    def without(
+        encoder: Encoder, z: Tensor, left_out: int | None, norm: bool = True, twice: bool = False
+    ) -> Tensor:
         for number, part in enumerate(encoder.blocks):
-            z = z if number == left_out else part(z)
+            if number != left_out:
+                z = z + part(z) if twice else part(z)
         return encoder.norm(z) if norm else z
+
+    def other(encoder: Encoder, z: Tensor, left_out: int | None, step: int) -> Tensor:
+        return without(encoder, z, None if left_out is None else left_out + step)
 
     mistakes: Mistakes = [
         (lambda e, z, i: without(e, z, i, norm=False), "the last norm is missing."),
-        (lambda e, z, i: without(e, z, i - 1), "blocks are counted from 0."),
-        (lambda e, z, i: without(e, z, i + 1), "the block after it is left out: "
+        (lambda e, z, i: other(e, z, i, -1), "blocks are counted from 0."),
+        (lambda e, z, i: other(e, z, i, 1), "the block after it is left out: "
          "blocks are counted from 0."),
+        (lambda e, z, i: without(e, z, i or None), "block 0 is never left out: 0 counts as false "
+         "in an `if left_out`, so compare, i != left_out."),
+        (lambda e, z, i: without(e, z, i, twice=True), "a residual goes round each block; the "
+         "block has both of its own inside: z = block(z)."),
         (lambda e, z, i: e(z), "no block is left out."),
-        (lambda e, z, i: e.norm(e.blocks[i](z)), "this is one block alone: "
+        (lambda e, z, i: e(z) if i is None else e.norm(e.blocks[i](z)), "this is one block alone: "
          "leave that one out and run the others."),
         (lambda e, z, i: e.norm(without_after(e, z, i)),
          "the walk ends where the block is left out: the later blocks still run."),
@@ -48,15 +61,20 @@ def check_walk_without(implementation: Callable[[Encoder, Tensor, int], Tensor])
          "the stream starts from zero: start from z."),
     ]  # fmt: skip
 
-    def without_after(encoder: Encoder, z: Tensor, left_out: int) -> Tensor:
+    def without_after(encoder: Encoder, z: Tensor, left_out: int | None) -> Tensor:
         for part in encoder.blocks[:left_out]:
             z = part(z)
         return z
 
     encoder = strong(Encoder(3, 8, 2, 16))
-    trials = [(encoder, torch.randn(B, T, 8).double(), i) for B, T, i in [(2, 5, 1), (1, 3, 2),
-                                                                          (3, 4, 0)]]  # fmt: skip
-    return compare(implementation, without, trials, mistakes, gradients=False)
+    trials = [
+        (encoder, torch.randn(B, T, 8).double(), i)
+        for B, T, i in [(2, 5, 1), (1, 3, 2), (3, 4, 0), (1, 4, None)]
+    ]
+    slips: Slips = [
+        (r"NoneType", "with left_out=None all blocks run: i != left_out holds for each of them."),
+    ]  # fmt: skip
+    return compare(implementation, without, trials, mistakes, slips, gradients=False)
 
 
 @exercise
@@ -65,7 +83,7 @@ def check_merge(implementation: Callable[[nn.Linear, nn.Linear], nn.Linear]) -> 
 
     @wraps(implementation)
     def parts(first: nn.Linear, second: nn.Linear) -> Any:
-        merged = implementation(first, second)
+        merged = learning(implementation)(first, second)  # as in a notebook
         if merged is None:
             return None
         if not isinstance(merged, nn.Linear):
@@ -96,9 +114,14 @@ def check_merge(implementation: Callable[[nn.Linear, nn.Linear], nn.Linear]) -> 
         (lambda a, b: (b.weight @ a.weight, 0 * b.bias), "the bias is zero: " + through),
         (lambda a, b: (b.weight + a.weight, None), "the weights are added; one "
          "layer after the other is a matrix product."),
+        (lambda a, b: (b.weight @ a.weight, None), "the weight is right, and " + through),
+        (lambda a, b: (None, b(a.bias)), "the bias is right, and the weight is not: it is "
+         "second.weight @ first.weight."),
     ]  # fmt: skip
     trials = [(nn.Linear(i, j), nn.Linear(j, k)) for i, j, k in [(4, 4, 4), (6, 12, 4), (3, 2, 5)]]
     slips: Slips = [
+        (r"leaf Variable that requires grad", "a weight is written in place while gradients are "
+         "on: put the copy_ under `with torch.no_grad():`."),
         (r"mat1 and mat2|size|must match", "the merged layer has first's inputs "
          "and second's outputs; its weight is second.weight @ first.weight."),
     ]  # fmt: skip
@@ -111,12 +134,14 @@ def check_lens(implementation: Callable[[VisionTransformer, Tensor], Tensor]) ->
 
     def lens(
         model: VisionTransformer, images: Tensor, norm: bool = True, start: int = 1,
-        read: Callable[[Tensor], Tensor] = lambda z: z[:, 0],
+        read: Callable[[Tensor], Tensor] = lambda z: z[:, 0], kept: bool = False,
     ) -> Tensor:  # fmt: skip
         stream = [model.embedding(images)]
         for part in model.encoder.blocks:
             stream.append(part(stream[-1]))
-        last = model.encoder.norm if norm else nn.Identity()
+            if kept:
+                stream[-1] = model.encoder.norm(stream[-1])
+        last = model.encoder.norm if norm and not kept else nn.Identity()
         return torch.stack([model.head(read(last(z))) for z in stream[start:]])
 
     def without_last(model: VisionTransformer, images: Tensor) -> Tensor:
@@ -127,6 +152,8 @@ def check_lens(implementation: Callable[[VisionTransformer, Tensor], Tensor]) ->
          "head expects what model.encoder.norm gives."),
         (lambda m, x: lens(m, x, start=0), "start after the first block: there "
          "are L readings."),
+        (lambda m, x: lens(m, x, kept=True), "the norm is written into the stream, so the next "
+         "block reads it normalised: norm a copy for the head only."),
         (without_last, "the readings are taken before each block; take them "
          "after it."),
         (lambda m, x: lens(m, x, read=lambda z: z.mean(1)),

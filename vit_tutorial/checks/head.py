@@ -9,8 +9,9 @@ import torch
 from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
-from vit_tutorial.checks.core import CheckFailed, Mistakes, Slips, compare, exercise
+from vit_tutorial.checks.core import CheckFailed, Mistakes, Slips, agree, compare, exercise
 from vit_tutorial.embedding import Embedding
 from vit_tutorial.encoder import EncoderBlock
 from vit_tutorial.model import VisionTransformer, ViTConfig
@@ -34,7 +35,23 @@ def check_forward(implementation: Callable[[Tensor, VisionTransformer], Tensor])
         (r"must match the size|broadcast", "there are N + 1 positions: join the "
          "class token first, then add them."),
     ]  # fmt: skip
-    return compare(implementation, whole, models_and_images(), forward_mistakes(), slips)
+
+    @wraps(implementation)
+    def stepwise(*arguments: Any) -> Any:
+        def stop(*_: Any) -> Tensor:
+            raise CheckFailed(
+                f"{implementation.__name__} calls the model's own forward, which is what is asked "
+                "for: go through its parts, model.embedding, model.encoder and model.head."
+            )
+
+        model = arguments[1]
+        model.forward = stop
+        try:
+            return implementation(*arguments)
+        finally:
+            del model.forward
+
+    return compare(stepwise, whole, models_and_images(), forward_mistakes(), slips)
 
 
 @exercise
@@ -54,6 +71,8 @@ def check_growth(implementation: Callable[[int, int, int, int, int], int]) -> bo
 
     mistakes: Mistakes = [
         (kernel, "the table of positions changes too: it has a row for each patch."),
+        (lambda P, new, C, D, size: C * (new - P) * D + places(P, new, C, D, size),
+         "a patch is P pixels wide and P pixels high: it has C·P² numbers."),
         (places, "the projection changes too: a patch has another number of "
          "pixels."),
         (lambda *a: -reference(*a), "the sign is turned round: new minus old."),
@@ -67,7 +86,7 @@ def check_growth(implementation: Callable[[int, int, int, int, int], int]) -> bo
         (lambda P, new, C, D, size: kernel(P, new, C, D, size) + places(P, new, C, 1, size),
          "each position has D numbers."),
     ]  # fmt: skip
-    trials = [(16, 32, 3, 768, 224), (4, 7, 2, 64, 28), (7, 4, 1, 64, 28)]
+    trials = [(4, 7, 2, 64, 28), (7, 4, 1, 64, 28), (16, 32, 3, 768, 224)]  # the book's is last
     return compare(implementation, reference, trials, mistakes)
 
 
@@ -150,17 +169,55 @@ def forward_mistakes() -> Mistakes:
          "only one block ran: loop over all of encoder.blocks. (Is a return inside the loop?)"),
         (lambda x, m: whole(x, m, lambda z: m.encoder.norm(z)[:, 0]),
          "the last norm is applied twice: model.encoder has it inside already."),
+        (lambda x, m: read_after(x, m, lambda block, z: z + block(z)), "a residual goes round each "
+         "block; the block has both of its own inside: z = block(z)."),
+        (lambda x, m: read_after(x, m, lambda block, z: m.encoder.norm(block(z)), norm=False),
+         "the last norm is applied after every block; it comes once, after the last of them."),
     ]  # fmt: skip
+
+
+def read_after(
+    images: Tensor, model: VisionTransformer, change: Callable[..., Tensor], norm: bool = True
+) -> Tensor:
+    """The logits if each block is used in another way."""
+    z = model.embedding(images)
+    for block in model.encoder.blocks:
+        z = change(block, z)
+    return model.head((model.encoder.norm(z) if norm else z)[:, 0])
+
+
+class ByHand(TorchFunctionMode):
+    """Refuses what would do the whole exercise."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name  # of the reader's function
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        called = getattr(func, "__name__", "")
+        if any(word in called for word in ("cross_entropy", "log_softmax", "logsumexp")):
+            raise CheckFailed(
+                f"{self.name}: {called} has the exponentials and logarithms inside that are asked "
+                "for here: write it with exp, sum and log."
+            )
+        return func(*args, **(kwargs or {}))
 
 
 @exercise
 def check_cross_entropy(implementation: Callable[[Tensor, Tensor], Tensor]) -> bool:
     """Check `my_cross_entropy(logits (B K), labels (B)) -> mean loss`; CheckFailed has a hint."""
+    right_so_far = [True]  # else inf is not what is wrong first
 
     @wraps(implementation)
     def finite(logits: Tensor, labels: Tensor) -> Any:
-        loss = implementation(logits, labels)
-        if isinstance(loss, Tensor) and not loss.isfinite().all():
+        with ByHand(implementation.__name__):
+            loss = implementation(logits, labels)
+        if not isinstance(loss, Tensor) or not right_so_far[0]:
+            return loss
+        right_so_far[0] = agree(loss, F.cross_entropy(logits, labels))
+        if not loss.isfinite().all():
             raise CheckFailed(
                 f"{implementation.__name__}: inf or nan for logits up to {logits.max().item():.0f}"
                 ": take the largest logit of each row off all of that row first, and never take "
@@ -189,7 +246,22 @@ def check_cross_entropy(implementation: Callable[[Tensor, Tensor], Tensor]) -> b
         (lambda x, labels: F.mse_loss(x.softmax(dim=-1), F.one_hot(labels, x.shape[1]).float()),
          "this is the squared error of the probabilities; cross-entropy is -log "
          "of the true class's one."),
+        (lambda x, labels: (from_top(x).exp().log().sum(-1) - of_class(from_top(x), labels)).mean(),
+         "the logarithm stands inside the sum, where it undoes the exponential: sum first, then "
+         "take the logarithm."),
+        (lambda x, labels: (from_top(x).logsumexp(-1) - of_class(x, labels)).mean(),
+         "the largest logit is taken off log-sum-exp only: the logit of the true class loses it "
+         "too."),
+        (lambda x, labels: (x.logsumexp(-1) - of_class(from_top(x), labels)).mean(),
+         "the largest logit is taken off the true class's logit only: log-sum-exp loses it too."),
     ]  # fmt: skip
+
+    def from_top(x: Tensor) -> Tensor:
+        return x - x.amax(dim=-1, keepdim=True)
+
+    def of_class(x: Tensor, labels: Tensor) -> Tensor:
+        return x.gather(1, labels[:, None])[:, 0]
+
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(6, 10, generator=generator)
     labels = torch.randint(10, (6,), generator=generator)
@@ -208,10 +280,12 @@ def check_masked_logits(
     A causal mask in every block; the class token stands first, or `last`, with its own position.
     """
 
-    def masked(z: Tensor, model: VisionTransformer, read: int, norm: bool = True) -> Tensor:
-        for block in cast(list[EncoderBlock], model.encoder.blocks):
+    def masked(
+        z: Tensor, model: VisionTransformer, read: int, norm: bool = True, blocks: int = 99
+    ) -> Tensor:
+        for number, block in enumerate(cast(list[EncoderBlock], model.encoder.blocks)):
             q, k, v = block.attention.split_heads(block.norm1(z))
-            y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+            y = F.scaled_dot_product_attention(q, k, v, is_causal=number < blocks)
             z = z + block.attention.projection(rearrange(y, "B h T d -> B T (h d)"))
             z = z + block.mlp(block.norm2(z))
         return model.head((model.encoder.norm(z) if norm else z)[:, read])
@@ -242,6 +316,15 @@ def check_masked_logits(
          "move them after the positions are added."),
         (lambda x, m, last: masked(placed(x, m, last), m, -1 if last else 0, norm=False),
          "the last LayerNorm is missing."),
+        (lambda x, m, last: masked(placed(x, m, last), m, -1 if last else 0, blocks=1),
+         "only the first block has the mask: every block needs it."),
+        (lambda x, m, last: masked(
+            m.embedding(x).flip(1) if last else m.embedding(x), m, -1 if last else 0),
+         "flip turns the patches round too: only the class token goes to the end, roll(-1, "
+         "dims=1)."),
+        (lambda x, m, last: masked(m.embedding(x).roll(int(last), 1), m, -1 if last else 0),
+         "roll(1) brings the last patch to the front; roll(-1, dims=1) takes the class token to "
+         "the end."),
     ]  # fmt: skip
     pairs = models_and_images()
     trials = [(images, model, last) for images, model in pairs for last in (False, True)]

@@ -46,6 +46,10 @@ def check_sincos(implementation: Table) -> bool:
         (table(order=(2, 3, 0, 1), join=turns), alternating + " And x and y are swapped."),
         (table(join=four_turns), alternating),
         *((table(divisor=of_n), exponent) for of_n in DIVISORS),
+        (table(rates=lambda n: torch.linspace(1, 1e-4, n, dtype=torch.float64)), "the frequencies "
+         "fall in equal steps; it is the exponents that do: 10000 ** (-i / (n - 1))."),
+        (table(rates=lambda n: 10000 ** torch.linspace(0, 1, n)), "the frequencies grow to 10000: "
+         "the exponent is negative."),
         (table(sign=1), "the frequencies grow to 10000: the exponent is negative."),
         *((table(base=base), f"the frequencies end at 1/{base:.4g}; they go down to 1/10000.")
           for base in (1000.0, 100.0, 10.0, 100000.0, math.e)),
@@ -276,6 +280,9 @@ def check_resample_positions(
         grid = stretch(p[:, 1:], old, new).mT
         return torch.cat([p[:, :1], grid.reshape(1, -1, p.shape[2])], dim=1)
 
+    def unmoved(p: Tensor, old: Grid, new: Grid) -> Tensor:
+        return rest()(torch.cat([p[:, :1], p[:, 1:].reshape(1, p.shape[2], -1).mT], 1), old, new)
+
     def untransposed(p: Tensor, old: Grid, new: Grid) -> Tensor:
         images = p[:, 1:].reshape(1, -1, *old)  # right shape, but D and N are mixed
         grid = F.interpolate(images, size=new, mode="bicubic", antialias=True)
@@ -291,8 +298,8 @@ def check_resample_positions(
          "class token's."),
         (rest(antialias=False), "antialias=True is missing: it matters where "
          "the grid shrinks."),
-        (rest(mode="bilinear"), "this is bilinear; the authors' positions are "
-         'resampled bicubic here: mode="bicubic".'),
+        (rest(mode="bilinear"), "this is bilinear; this book resamples "
+         'bicubically: mode="bicubic".'),
         (rest(mode="bilinear", antialias=False), "this is bilinear, without antialias: "
          'mode="bicubic", antialias=True.'),
         (rest(mode="bilinear", antialias=False, align_corners=True), "this is bilinear, with "
@@ -318,8 +325,9 @@ def check_resample_positions(
          "it out."),
         (rest(align_corners=True, antialias=False), "align_corners=True shifts "
          "the grid: leave it out, and set antialias=True."),
-        (untransposed, "a reshape to (1 D rows cols) mixes tokens with their "
-         "numbers: move D in front first."),
+        *((mistake, "a reshape to (1 D rows cols) mixes tokens with their "
+         "numbers: move D in front first.")
+          for mistake in (untransposed, unmoved)),
         (lambda p, old, new: rest()(p, old[::-1], new[::-1]),
          "rows and columns are swapped: a grid is (rows, cols)."),
         (lambda p, old, new: rest()(p, old, new[::-1]),
@@ -346,11 +354,12 @@ DIVISORS: tuple[Callable[[int], float | int], ...] = (
 
 
 def waves(
-    place: Tensor, n: int, base: float = 1e4, divisor: float | int | None = None, sign: int = -1
-) -> list[Tensor]:
+    place: Tensor, n: int, base: float = 1e4, divisor: float | int | None = None, sign: int = -1,
+    rates: Callable[[int], Tensor] | None = None,
+) -> list[Tensor]:  # fmt: skip
     """Sine and cosine of n angles for every place."""
-    rates = base ** (sign * torch.arange(n, dtype=torch.float64) / (divisor or n - 1))
-    angles = place.flatten()[:, None] * rates
+    powers = base ** (sign * torch.arange(n, dtype=torch.float64) / (divisor or n - 1))
+    angles = place.flatten()[:, None] * (rates(n) if rates else powers)
     return [angles.sin(), angles.cos()]
 
 
@@ -360,7 +369,7 @@ def table(
     join: Callable[[list[Tensor]], Tensor] = lambda parts: torch.cat(parts, dim=1),
     transposed: bool = False,
     divisor: Callable[[int], float | int] = lambda n: n - 1,
-    **how: Any,  # base and sign of `waves`
+    **how: Any,  # base, sign and rates of `waves`
 ) -> Table:
     """The right table of positions, or a wrong one, by what is given."""
 

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from einops import rearrange
 from torch import Tensor
+from torch.nn import functional as F
 
 from vit_tutorial.checks.core import Mistakes, Slips, compare, exercise
 from vit_tutorial.embedding import PatchEmbedding
@@ -42,6 +43,10 @@ def check_projection(
         patches = rearrange(x, "B C (i r) (j c) -> B (r c) (C i j)", i=P, j=P)
         return patches @ weight.mT + bias
 
+    def dense(x: Tensor, weight: Tensor, bias: Tensor, P: int) -> Tensor:
+        kernel = weight.view(len(weight), -1, P, P)
+        return F.conv2d(x, kernel, bias).flatten(2).mT
+
     def untransposed(x: Tensor, weight: Tensor, bias: Tensor, P: int) -> Tensor:
         square = weight.shape[0] == weight.shape[1]  # elsewhere the product does not exist
         return project(x, weight.mT if square else weight, bias, P)
@@ -76,6 +81,8 @@ def check_projection(
         (lambda x, weight, bias, P: project(x, weight / weight.shape[1] ** 0.5, bias, P),
          "the result is divided by √(C·P·P); the scale belongs in the first "
          "weights, not here."),
+        *((mistake, "the convolution has no stride, so it gives a token at every pixel: stride=P.")
+          for mistake in (dense, lambda *a: dense(*a).mT)),
         (not_moved, "the maps of the convolution, (B D rows cols), were "
          "reshaped to (B N D) without moving D: flatten the grid first, then "
          "swap the last two axes."),
@@ -118,6 +125,9 @@ def check_parameters(implementation: Callable[[int, int, int], int]) -> bool:
          "channels."),
         (lambda P, C, D: (3 * P * P + 1) * D, "not every image has 3 channels: "
          "use C."),
+        *((lambda P, C, D, N=N: N(P) * reference(P, C, D), "this counts a layer for each patch; "
+           "one and the same projection serves all of them.")
+          for N in (lambda P: (224 // P) ** 2, lambda P: 196, lambda P: 49)),
         (lambda P, C, D: (C * P + 1) * D, "a patch is P pixels wide and P "
          "pixels high."),
     ]  # fmt: skip
@@ -143,11 +153,18 @@ def check_weight_from_authors(implementation: Callable[[Tensor], Tensor]) -> boo
          "its last three axes."),
         (lambda kernel: kernel.reshape(kernel.shape[-1], -1),
          "a reshape moves nothing: bring D to the front first."),
+        (lambda kernel: rearrange(kernel, "i j C D -> C i j D").reshape(kernel.shape[-1], -1),
+         "C stands in front of the pixels, but D is still last, and a reshape moves nothing: "
+         "permute(3, 2, 0, 1) first."),
     ]  # fmt: skip
     generator = torch.Generator().manual_seed(0)
     shapes = [(2, 2, 3, 12), (4, 4, 3, 5), (4, 4, 1, 16)]
     trials = [(torch.rand(*shape, generator=generator),) for shape in shapes]
-    return compare(implementation, lay("D (C i j)"), trials, mistakes, gradients=False)
+    slips: Slips = [
+        (r"invalid for input of size|einops", "one row for each of the D outputs, and C·Ph·Pw "
+         "numbers in it: is C taken to be 3, or Ph to be 16?"),
+    ]  # fmt: skip
+    return compare(implementation, lay("D (C i j)"), trials, mistakes, slips, gradients=False)
 
 
 @exercise
@@ -167,14 +184,14 @@ def check_fold(implementation: Callable[..., tuple[Tensor, Tensor]]) -> bool:
     def right(w: Tensor, b: Tensor, m: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
         return w / s, b - w / s @ m
 
-    alternating = ("a patch holds all of one channel first, so each mean counts P·P times running: "
+    alternating = ("a patch holds all of one channel first, so each mean comes P·P times in a row: "
                    "repeat_interleave, not repeat.")  # fmt: skip
     mistakes: Mistakes = [
         (fold(right, Tensor.repeat), alternating),
         (fold(lambda w, b, m, s: (w / s, b)), "the bias is as it was: taking "
          "the mean off every pixel takes (W / std) @ mean off the result."),
         (fold(lambda w, b, m, s: (w / s, b + w / s @ m)),
-         "the mean goes off the bias, not on."),
+         "the mean's part, (W / std) @ mean, is taken off the bias, not added."),
         (fold(lambda w, b, m, s: (w / m, b - w / m @ s)), "mean and std are swapped: the mean is "
          "taken off first, then std divides."),
         (fold(lambda w, b, m, s: (w / s**2, b - w / s**2 @ m)), "std divides twice; it is no "

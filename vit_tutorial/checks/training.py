@@ -60,6 +60,11 @@ def check_train_step(implementation: Callable[..., float]) -> bool:
                 labels = torch.randint(3, (4,), generator=dice)
                 if (loss := rule(model, images, labels, optimizer)) is None:
                     return None
+                if not model.training:
+                    raise CheckFailed(
+                        f"{rule.__name__} leaves the model in eval mode, in which dropout is off: "
+                        "a training step runs in training mode."
+                    )
                 losses.append(as_loss(rule.__name__, loss))
             weights = torch.cat([p.detach().flatten() for p in model.parameters()])
             return (*losses, weights)
@@ -512,6 +517,8 @@ def check_schedule(implementation: Callable[[float, float], float]) -> bool:
         (lambda p, w: cosine(after(w, p)) if p > w else 1.0,
          "there is no warm-up: the factor is 1 from the start. While progress < "
          "warmup it rises from 0."),
+        (lambda p, w: p if p < w else cosine(after(w, p)), "the straight line ends at `warmup`, "
+         "not at 1: divide, progress / warmup."),
         (warm(lambda p, w: 1.0), "the factor never falls: after the warm-up "
          "half a cosine takes it back to 0."),
         (warm(lambda p, w: 1 - after(w, p)), "after the warm-up it falls in a "
@@ -563,7 +570,10 @@ def check_schedule(implementation: Callable[[float, float], float]) -> bool:
 class Copycat(nn.Linear):  # linear, so that it has a weight, and with it a device
     """Says the class that the first pixel names; while training, anything but."""
 
+    seen = 0  # images
+
     def forward(self, images: Tensor) -> Tensor:
+        self.seen += len(images)
         seen = (255 * images[:, 0, 0, 0]).round().long().clamp(0, 9)
         named = F.one_hot(seen, 10).float()
         return -named if self.training else named
@@ -583,6 +593,11 @@ def check_accuracy(implementation: Callable[[nn.Module, Split, int], float]) -> 
             pixels = torch.arange(10, dtype=torch.uint8).view(10, 1, 1, 1)
             model = Copycat(1, 1).train(training)
             got = rule(model, Split(pixels, labels, torch.zeros(1), torch.ones(1)), batch_size)
+            if 0 < model.seen < len(labels):
+                raise CheckFailed(
+                    f"{rule.__name__}: the model saw {model.seen} of {len(labels)} images: the "
+                    "last, smaller batch is left out, as `batches` does if it is given a generator."
+                )
             return None if got is None else (got, int(model.training))
 
         return accuracy
@@ -591,14 +606,11 @@ def check_accuracy(implementation: Callable[[nn.Module, Split, int], float]) -> 
         parts = (torch.arange(10) < 8).float().split(batch_size)
         return float(torch.stack([part.mean() for part in parts]).mean()), None
 
-    def full_batches(training: bool, batch_size: int) -> tuple[float, None]:
-        return float((torch.arange(10 // batch_size * batch_size) < 8).float().mean()), None
-
     mistakes: Mistakes = [
         (of_batches, "this is a mean of batch means: the last, smaller batch "
          "weighs as much as a full one. Count the right images and divide once."),
-        (full_batches, "the last, smaller batch is left out: give batches no "
-         "generator."),
+        (lambda training, size: (8 / (10 // size * size), None), "all images are counted, and "
+         "divided by those of the full batches only: divide by len(split)."),
         (lambda training, size: (0.1 if training else 0.8, None),
          "the model was in training mode: call model.eval() first."),
         (lambda training, size: (80.0, None), "this is a percentage; return a "
@@ -657,6 +669,8 @@ def check_parameter_groups(implementation: Callable[..., list[dict[str, Any]]]) 
     models = [model_of(CASES[0]), model_of(CASES[1]), Tables()]
     trials = [(model, decay) for model in models for decay in (0.05, 0.3)]
     slips: Slips = [
+        (r"must match the size|ambiguous", "`p in list` and == compare the numbers in tensors; to "
+         "ask for the very same parameter use `is`, or id(p)."),
         (r"unexpected keyword|takes .* positional", "it is called with the "
          "model and the decay."),
     ]  # fmt: skip
