@@ -151,7 +151,7 @@ def test_json_that_is_no_configuration_is_refused(tmp_path, part, text):
     [
         (dict(hidden_act=None), "hidden_act is None"), (dict(hidden_act=3), "hidden_act is 3"),
         (dict(image_size="8"), "image_size is '8'"), (dict(num_attention_heads=1.5), "is 1.5"),
-        (dict(layer_norm_eps=True), "layer_norm_eps is True"), (dict(image_size=0), "image_size 0"),
+        (dict(layer_norm_eps=True), "layer_norm_eps is True"), (dict(image_size=0), "image_size must be"),
         (dict(image_size=-8), "8"),
     ],
 )  # fmt: skip

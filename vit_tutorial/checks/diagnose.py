@@ -2,6 +2,7 @@
 
 import math
 import re
+import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from typing import Any, NamedTuple
@@ -56,7 +57,8 @@ def diagnose(
             findings.append(Finding(name, result, why))
     marks = {PASSED: "✓", FAILED: "✗", NOT: "–"}
     for name, result, why in findings:
-        print(f"{marks[result]} {name:46} {why}")
+        start = f"{marks[result]} {name:46} "
+        print(textwrap.fill(why, 96, initial_indent=start, subsequent_indent=" " * len(start)))
     return findings
 
 

@@ -22,7 +22,6 @@ from torch import Tensor
 from vit_tutorial.figures.page import PageFigure, for_page
 from vit_tutorial.figures.palette import PALETTE, Number, amounts, colour, ink_on, tint
 from vit_tutorial.figures.plots import box, canvas, line, pixels
-from vit_tutorial.patches import patchify
 
 Size = tuple[Number, Number]
 Draw = Callable[[Axes, bool], Any]
@@ -273,7 +272,7 @@ def unrolling(image: Float[Tensor, "28 28"], number: int = 18) -> PageFigure:
 
     The book's page shows an SVG that moves when the reader asks for it; a notebook stores a still.
     """
-    rows = patchify(image[None, None], 4)[0]  # (49 16)
+    rows = image.unfold(0, 4, 4).unfold(1, 4, 4).reshape(49, 16)
     row, col = (number - 1) // 7, (number - 1) % 7
     values, at = rows[number - 1].view(4, 4), (8 + 20 * col, 24 + 20 * row)
     words = [(8, 16, "an image of 49 patches"), (230, 26, f"patch {number}")]
