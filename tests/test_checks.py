@@ -63,8 +63,15 @@ def test_a_right_answer_in_any_style_passes(checker, capsys):
         assert lines[0].startswith(f"✓ {answer.__name__} is right")
 
 
+def long_if_it_trains(checker):
+    """The checks of whole models and of the loop take seconds for all their mistakes."""
+    slow = ("check_vit_class", "check_block_class", "check_training_loop")
+    marks = [pytest.mark.long] if checker.__name__ in slow else []
+    return pytest.param(checker, marks=marks)
+
+
 @pytest.mark.filterwarnings("ignore:The use of `x.T`")
-@pytest.mark.parametrize("checker", WRONG, ids=lambda checker: checker.__name__)
+@pytest.mark.parametrize("checker", map(long_if_it_trains, WRONG), ids=lambda c: c.__name__)
 def test_a_known_mistake_gets_its_hint(checker):
     for number, (answer, hint) in enumerate(WRONG[checker]):
         message = refusal(checker, answer)

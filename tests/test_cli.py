@@ -440,6 +440,7 @@ def test_a_picture_that_cannot_be_written_leaves_the_old_one(digit, tmp_path, mo
     assert (tmp_path / "maps.png").read_bytes() == b"old"
 
 
+@pytest.mark.long
 def test_of_many_images_the_first_are_drawn_in_rows_and_it_is_said(
     digit, tmp_path, monkeypatch, capsys
 ):

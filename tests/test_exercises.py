@@ -36,6 +36,7 @@ def solutions(path) -> dict[str, str]:
     return found
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("chapter", CHAPTERS)
 def test_an_open_exercise_stops_nothing_and_every_solution_passes(chapter, monkeypatch, tmp_path):
     monkeypatch.setenv("VIT_TUTORIAL_BUDGET", "quick")

@@ -151,8 +151,8 @@ def test_json_that_is_no_configuration_is_refused(tmp_path, part, text):
     [
         (dict(hidden_act=None), "hidden_act is None"), (dict(hidden_act=3), "hidden_act is 3"),
         (dict(image_size="8"), "image_size is '8'"), (dict(num_attention_heads=1.5), "is 1.5"),
-        (dict(layer_norm_eps=True), "layer_norm_eps is True"), (dict(image_size=0), "image_size must be"),
-        (dict(image_size=-8), "8"),
+        (dict(layer_norm_eps=True), "layer_norm_eps is True"), (dict(image_size=-8), "8"),
+        (dict(image_size=0), "image_size must be"),
     ],
 )  # fmt: skip
 def test_a_config_json_that_makes_no_sense_is_refused(tmp_path, card, named):
