@@ -71,7 +71,7 @@ def long_if_it_trains(checker):
 
 
 @pytest.mark.filterwarnings("ignore:The use of `x.T`")
-@pytest.mark.parametrize("checker", map(long_if_it_trains, WRONG), ids=lambda c: c.__name__)
+@pytest.mark.parametrize("checker", [long_if_it_trains(c) for c in WRONG], ids=lambda c: c.__name__)
 def test_a_known_mistake_gets_its_hint(checker):
     for number, (answer, hint) in enumerate(WRONG[checker]):
         message = refusal(checker, answer)
