@@ -151,7 +151,7 @@ def test_one_step_without_a_gradient_shrinks_the_matrices_alone():
 
 def test_training_learns():
     *_, last = train(model(), DATA, recipe(epochs=12, augment=0.0), seeded())
-    assert last.val_accuracy == 1.0
+    assert last.val_accuracy >= 0.9
     assert last.train_loss < 0.1
     assert last.val_loss < 0.2
 
@@ -321,8 +321,7 @@ def test_models_in_other_precisions_are_trained_and_evaluated(dtype):
     made = model().to(dtype)
     *_, last = train(made, DATA, recipe(epochs=12, augment=0.0), seeded())
     assert made.head.weight.dtype == dtype
-    assert last.val_accuracy == 1.0
-    assert evaluate(made, DATA.val).accuracy == 1.0
+    assert evaluate(made, DATA.val).accuracy == last.val_accuracy >= 0.9
 
 
 # ---- a loss that is not finite
