@@ -86,6 +86,9 @@ def write_data(app: Any, exception: Exception | None) -> None:
             path.write_text(f"VIT_DATA = {json.dumps(make())};\n", encoding="utf-8")
 
 
+SHOWN = [10, 3, 5, 8]  # of the test digits
+
+
 @cache
 def model_and_digits() -> tuple[Any, Any, Any]:
     """The shipped model, and four test digits: pixels in 0..1 and what the model reads."""
@@ -93,7 +96,7 @@ def model_and_digits() -> tuple[Any, Any, Any]:
     from vit_tutorial.weights.hub import from_checkpoint
 
     model, preparation = from_checkpoint("mnist")
-    pixels = load("digits").test.images[[10, 3, 5, 8]] / 255
+    pixels = load("digits").test.images[SHOWN] / 255
     return model, pixels, preparation.normalise(pixels)
 
 
@@ -104,11 +107,19 @@ def in_bytes(values: Any) -> str:
 
 def attention() -> dict[str, Any]:
     """All weights of all blocks and heads for each digit, as shares of `top`."""
+    from vit_tutorial.data import load
+
     model, pixels, images = model_and_digits()
     maps = model.attention_maps(images)  # (B L h T T)
     top = maps.max()
-    B, L, h, T = maps.shape[:4]
-    shape = {"images": B, "blocks": L, "heads": h, "tokens": T, "top": top.item()}
+    _, L, h, T = maps.shape[:4]
+    shape = {
+        "digits": load("digits").test.labels[SHOWN].tolist(),
+        "blocks": L,
+        "heads": h,
+        "tokens": T,
+        "top": top.item(),
+    }
     return {**shape, "pixels": in_bytes(pixels), "weights": in_bytes(maps / top)}
 
 

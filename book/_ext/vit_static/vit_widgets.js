@@ -71,7 +71,7 @@
     const { blocks: L, heads: h, tokens: T } = data;
     let reader = 9; // as in the chapter's figure; -1 is the class token
     const count = (n) => Array.from({ length: n }, (_, i) => String(i + 1));
-    const digit = choice("Digit", count(data.images), () => show());
+    const digit = choice("Digit", data.digits, () => show());
     const block = choice("Block", count(L), () => show());
     const head = choice("Head", [...count(h), "mean"], () => show());
     block.select.selectedIndex = 1;
