@@ -121,7 +121,7 @@ def test_the_explorer_tells_what_the_model_reads(visit):
     import widgets
 
     page = visit("attention")
-    choose(page, "Digit", "2")
+    choose(page, "Digit", str(widgets.attention()["digits"][1]))
     choose(page, "Block", "3")
     choose(page, "Head", "4")
     page.locator(".vit-grid[tabindex]").focus()
