@@ -6,7 +6,7 @@ from itertools import islice
 
 import pytest
 import torch
-from image_files import DATA, PER_EPOCH, K, batch, figures, model, seeded, weights
+from image_files import DATA, ENOUGH, PER_EPOCH, K, batch, figures, model, seeded, weights
 from test_train import Reads
 from torch import nn
 from torch.nn import functional as F
@@ -145,8 +145,8 @@ def test_bf16_rounds_the_products_and_keeps_weights_and_loss_in_float32():
 
 
 def test_muon_learns():
-    *_, last = train(model(), DATA, recipe(epochs=12, augment=0.0, optimizer="muon"), seeded())
-    assert last.val_accuracy >= 0.9
+    *_, last = train(model(), ENOUGH, recipe(epochs=5, augment=0.0, optimizer="muon"), seeded())
+    assert last.val_accuracy == 1.0
 
 
 def test_cutmix_knows_the_models_classes_not_the_datas():

@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from image_files import DATA, PER_EPOCH, K, figures, model, seeded, split, weights
+from image_files import DATA, ENOUGH, PER_EPOCH, K, figures, model, seeded, split, weights
 from torch import nn
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -150,8 +150,8 @@ def test_one_step_without_a_gradient_shrinks_the_matrices_alone():
 
 
 def test_training_learns():
-    *_, last = train(model(), DATA, recipe(epochs=12, augment=0.0), seeded())
-    assert last.val_accuracy >= 0.9
+    *_, last = train(model(), ENOUGH, recipe(epochs=5, augment=0.0), seeded())
+    assert last.val_accuracy == 1.0
     assert last.train_loss < 0.1
     assert last.val_loss < 0.2
 
@@ -194,12 +194,16 @@ def test_the_plain_pass_is_the_loop_without_schedule_clipping_augmentation_and_g
     data, plain = dataclasses.replace(DATA, train=split(300, 0)), model()
     looped = copy.deepcopy(plain)
     monkeypatch.setattr(training, "schedule", lambda progress, warmup: 1.0)
+    # one implementation of AdamW for both, since each rounds in its own way
+    usual = torch.optim.AdamW
+    fused = lambda *given, **named: usual(*given, **(named | {"fused": True}))  # noqa: E731
+    monkeypatch.setattr(torch.optim, "AdamW", fused)
     everything = [{"params": list(looped.parameters()), "weight_decay": 0.01}]
     monkeypatch.setattr(training, "parameter_groups", lambda model, decay: everything)
     config = TrainConfig(epochs=1, batch_size=128, gradient_clip=math.inf, augment=0.0)
     (epoch,) = train(looped, data, config, seeded(3))
     assert fit(plain, data, seed=3) == epoch.val_accuracy
-    assert_close(weights(plain), weights(looped), rtol=0, atol=5e-5)  # a step is 1e-3
+    assert torch.equal(weights(plain), weights(looped))
 
 
 def test_stopping_to_read_stops_the_training():
@@ -319,9 +323,10 @@ def test_no_step_reads_from_the_device():
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_models_in_other_precisions_are_trained_and_evaluated(dtype):
     made = model().to(dtype)
-    *_, last = train(made, DATA, recipe(epochs=12, augment=0.0), seeded())
+    *_, last = train(made, ENOUGH, recipe(epochs=5, augment=0.0), seeded())
     assert made.head.weight.dtype == dtype
-    assert evaluate(made, DATA.val).accuracy == last.val_accuracy >= 0.9
+    assert last.val_accuracy == 1.0
+    assert evaluate(made, DATA.val).accuracy == 1.0
 
 
 # ---- a loss that is not finite
