@@ -155,6 +155,7 @@ def test_a_mistake_nobody_foresaw_is_still_refused_with_its_size():
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [(lambda x: 6 * x, "each is 3 times what it should be"),
+     (lambda x: 2.0004 * x, "each is 1.0002 times what it should be"),
      (lambda x: -2 * x, "each has the wrong sign"),
      (lambda x: 2 * x - 0.25, "each is off by -0.25"),
      (lambda x: 2 * x.flip(0), "the right numbers in other places"),
@@ -177,7 +178,7 @@ def test_a_model_is_not_called_a_tensor_to_work_out_by_hand():
 @pytest.mark.parametrize("got", [6 / 2, (6 / 2, 1)])
 def test_a_float_where_whole_numbers_give_a_count_is_told(got):
     right = (3, 1) if isinstance(got, tuple) else 3
-    with pytest.raises(CheckFailed, match="whole number, not a float: divide by //"):
+    with pytest.raises(CheckFailed, match="whole number, not a float: did you divide by /"):
         check(lambda x: got, lambda x: right, [(6,)], [])
 
 

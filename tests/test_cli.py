@@ -590,7 +590,7 @@ def test_a_model_without_numbers_for_an_answer_or_with_no_seed_is_refused(digit,
     checkpoint.save(tmp_path / "odd.safetensors", model, preprocessing=prepared, seed="x")
     words = ["--weights", tmp_path / "odd.safetensors"]
     said = refused(capsys, "evaluate", "--data", "digits", *words)
-    assert "odd.safetensors was trained with a seed that is none: 'x'" in said
+    assert "odd.safetensors is 'x', expected 0 to 2**63 - 1" in said
     torch.nn.init.constant_(model.head.weight, 3e38)
     checkpoint.save(tmp_path / "odd.safetensors", model, preprocessing=prepared)
     for asked in (["predict", digit], ["evaluate", "--data", "digits"]):

@@ -314,6 +314,18 @@ def test_a_planted_fault_is_found(fault):
             and words in f.why]  # fmt: skip
 
 
+class Unbiased(nn.Linear):
+    def forward(self, x):
+        return F.linear(x, self.weight)
+
+
+def test_a_bias_that_is_left_out_is_found():
+    model = ours()
+    model.encoder.blocks[0].mlp[0] = Unbiased(64, 96)
+    result, why = other("gradient reaches every parameter", model)
+    assert (result, why) == ("failed", "none at encoder.blocks.0.mlp.0.bias")
+
+
 def test_a_model_in_which_nothing_can_learn_is_told_so():
     result, why = other("gradient reaches every parameter", ours().requires_grad_(False))
     assert (result, "no parameter can learn" in why) == ("failed", True)

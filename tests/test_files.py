@@ -307,7 +307,8 @@ def test_what_holds_more_than_tensors_or_less_says_what_to_do(tmp_path):
     assert "Weights only" not in said  # torch's own words, which say how to open it after all
     pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
     (tmp_path / "model.safetensors").write_text(pointer)
-    refused(tmp_path / "model.safetensors", "a pointer of Git LFS: fetch it with git lfs pull")
+    said = "only a Git LFS pointer: fetch the file with git lfs pull"
+    refused(tmp_path / "model.safetensors", said)
 
 
 def test_tensors_of_this_package_without_a_configuration_say_what_to_do(tmp_path):

@@ -368,8 +368,16 @@ def test_what_a_hub_serves_is_fetched_and_agrees_with_its_library(served):
     [
         ("hf:me/small", True, r"cannot fetch it \(.*\). Fetch https://.* on a machine with a net"),
         ("timm:test_vit.r160_in1k", True, r"cannot fetch it \(.*\). Fetch https://.*test_vit"),
-        ("hf:nobody/small", False, "no such model, or none for everybody: 404 Client Error"),
-        ("hf:a/b/c", False, "no such model, or none for everybody: Repo id must be"),
+        (
+            "hf:nobody/small",
+            False,
+            "there is no such model, or access to it is restricted: 404 Client Error",
+        ),
+        (
+            "hf:a/b/c",
+            False,
+            "there is no such model, or access to it is restricted: Repo id must be",
+        ),
         ("hf:me/bert", False, "missing tensors: .*cls_token"),
     ],
 )

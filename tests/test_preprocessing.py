@@ -353,8 +353,11 @@ def test_alpha_in_an_array_is_seen_on_white():
         (torch.full((1, 8, 8), 255.0), r"floats in 0\.\.1, got 255\.\.255"),
         (np.full((8, 8), np.inf), r"floats in 0\.\.1, got inf\.\.inf"),
         (np.full((8, 8), 1 + 1e-7), r"floats in 0\.\.1, got 1\.0000001\.\.1\.0000001"),
-        (torch.eye(8).to_sparse(), "in their places, got torch.sparse_coo, torch.float32 on cpu"),
-        (torch.zeros(8, 8, device="meta"), "in their places, got .* on meta"),
+        (
+            torch.eye(8).to_sparse(),
+            "dense tensor of bytes or floats, got torch.sparse_coo, torch.float32 on cpu",
+        ),
+        (torch.zeros(8, 8, device="meta"), "dense tensor of bytes or floats, got .* on meta"),
         (None, "a PIL image, a NumPy array or a tensor, got NoneType"),
         ([[0, 1]], "expected the path of an image, .* got list"),
         (b"photo.png", "expected the path of an image, .* got bytes"),

@@ -189,14 +189,8 @@ def test_the_cells_that_need_a_network_show_what_they_fetch(tmp_path):
     transformers.ViTImageProcessor(size=size).save_pretrained(Hub.folder)
     cells = nbformat.read(ROOT / "book" / "12_transfer.ipynb", as_version=4).cells
     chosen = [c.source for c in cells if {"network", "setup"} & set(c.metadata.get("tags", []))]
-    imports = [
-        c.source
-        for c in cells[:10]
-        if c.source.startswith(("import ", "from "))
-        and set(c.metadata.get("tags", [])) <= {"hide-input"}
-    ]
     source = "\n".join([chosen[0].replace("%pip", "# %pip").replace("    # %pip", "    pass  # "),
-                        *imports, *chosen[1:]])  # fmt: skip
+                        *chosen[1:]])  # fmt: skip
     source = re.sub(r'"timm:\S+", ', "", source)  # that name leads to another file of the hub
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()

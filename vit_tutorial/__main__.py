@@ -137,7 +137,7 @@ def main(arguments: list[str] | None = None) -> int:
         stream.reconfigure(errors="backslashreplace")  # what the terminal cannot show is escaped
         setattr(sys, name, stream)
     if any(word == "" or (word[:2] == "--" and word[-1:] == "=") for word in arguments):
-        parser().error("a word is empty: is a variable of the shell not set?")
+        parser().error("an argument is empty: is a variable of the shell not set?")
     args = parser().parse_args(arguments)
     args.command = shlex.join(["vit-tutorial", *arguments])
     flags = {word.partition("=")[0] for word in arguments}
@@ -168,7 +168,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong with the words of a command as the rest does: nothing raw."""
+    """Escapes what is wrong with a command, as all messages do."""
 
     def error(self, message: str) -> Any:
         super().error(shown(message, 2000))
@@ -393,7 +393,7 @@ def run_evaluate(args: argparse.Namespace) -> None:
     # another seed would put images into the test split that the model was trained on
     seed, known = more.get("seed", 0), more.get("files")
     if not is_a(seed, int) or not 0 <= seed < 2**63:
-        raise ValueError(f"{args.weights} was trained with a seed that is none: {seed!r}")
+        raise ValueError(f"the seed in {args.weights} is {seed!r}, expected 0 to 2**63 - 1")
     data = load(args.data, args.root, seed, known=known, prepared=preparation)
     if tuple(data.classes) != preparation.classes:
         raise ValueError(
@@ -424,7 +424,7 @@ def model_with_head(name: str) -> tuple[VisionTransformer, Preprocessing, dict[s
 
 
 def check_answers(name: str, found: torch.Tensor) -> None:
-    """Raise ValueError if a model has answered with what is no number."""
+    """Raise ValueError if a model has answered with NaN or infinity."""
     if not found.isfinite().all():
         raise ValueError(f"{name} answers with NaN or infinity: its weights are too large")
 

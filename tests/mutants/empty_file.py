@@ -189,7 +189,7 @@ WRONG[check_attention_class] = [
     ),
     (
         variant(Attention, project=lambda self, y: F.dropout(self.projection(y), 0.2)),
-        "at work in eval mode",
+        "active in eval mode",
     ),
     (
         variant(
@@ -329,14 +329,15 @@ WRONG[check_block_class] = [
      "in its attention: the scale comes after"),
     (variant(Block, __init__=without_a_rate), "4 positional arguments"),
     (variant(Block, drop=lambda self, x: x, inner=0.0), "drops nothing in training mode"),
-    (variant(Block, inner=0.0), "missing inside the MLP after GELU"),
+    (variant(Block, inner=0.0), "missing inside the MLP, after GELU"),
     (variant(Block, inner=0.1), "it drops with 0.1: hand the rate on"),
     (variant(Block, forward=lambda self, z: (y := z + self.attention(self.norm1(z)))
-             + self.drop(self.mlp(self.norm2(y)))), "missing on what attention writes"),
+             + self.drop(self.mlp(self.norm2(y)))), "missing on the output of attention"),
     (variant(Block, forward=lambda self, z: (y := z + self.drop(self.attention(self.norm1(z))))
-             + self.mlp(self.norm2(y))), "missing on what the MLP writes"),
+             + self.mlp(self.norm2(y))), "missing on the output of the MLP"),
     (variant(Block, forward=lambda self, z: (y := z + self.attention(self.norm1(z)))
-             + self.mlp(self.norm2(y))), "missing on what attention writes.*on what the MLP"),
+             + self.mlp(self.norm2(y))),
+     "missing on the output of attention.*on the output of the MLP"),
     (variant(Block, forward=lambda self, z: self.drop((y := self.drop(
         z + self.attention(self.norm1(z)))) + self.mlp(self.norm2(y)))), "stands on the stream"),
     (variant(Block, forward=lambda self, z: self.drop((y := z + self.drop(
@@ -345,9 +346,10 @@ WRONG[check_block_class] = [
     (variant(Block, forward=lambda self, z: (y := z + self.attention(self.drop(self.norm1(z))))
              + self.mlp(self.drop(self.norm2(y)))), "stands on what the norms give; it belongs"),
     (variant(Block, forward=lambda self, z: (y := z + self.drop(self.attention(self.norm1(z))))
-             + self.drop(self.drop(self.mlp(self.norm2(y))))), "runs twice on what the MLP writes"),
-    (variant(Block, drop=lambda self, x: F.dropout(x, 0.1)), "at work in eval mode"),
-    (variant(Block, drop=lambda self, x: F.dropout(x, self.mlp[2].p)), "at work in eval mode"),
+             + self.drop(self.drop(self.mlp(self.norm2(y))))),
+     "runs twice on the output of the MLP"),
+    (variant(Block, drop=lambda self, x: F.dropout(x, 0.1)), "active in eval mode"),
+    (variant(Block, drop=lambda self, x: F.dropout(x, self.mlp[2].p)), "active in eval mode"),
     (variant(Block, drop=lambda self, x: F.dropout1d(x, self.mlp[2].p, self.training)),
      "drops whole rows or channels"),
     (variant(Block, attention_class=variant(Attention, rate=0.1)), "drops with 0.1"),
@@ -552,7 +554,7 @@ WRONG[check_vit_class] = [
      "in its embedding: patches come column by column"),
     (embedded(lambda self, x: torch.cat([self.class_token.expand(len(x), -1, -1), self.patches(x)
                                          + self.positions[:, :-1]], 1)), "no position"),
-    (variant(ViT, encoder_class=variant(Encoder, rate=0.0)), "missing on what attention writes"),
+    (variant(ViT, encoder_class=variant(Encoder, rate=0.0)), "missing on the output of attention"),
     (variant(ViT, embedding_class=variant(Embedding, rate=0.0)),
      "missing after the positions are added"),
     (variant(ViT, embedding_class=variant(Embedding, rate=0.1)), "it drops with 0.1"),
@@ -577,7 +579,7 @@ WRONG[check_vit_class] = [
     (variant(ViT, encoder_class=variant(Encoder, block_class=variant(
         Block, attention_class=variant(Attention, causal=True)))),
      "in its attention: a causal mask"),
-    (Dropping, "at work in eval mode"),
+    (Dropping, "active in eval mode"),
     (variant(ViT, forward=lambda self, x: ViT.forward(self, x.detach())), "no gradient reaches"),
 ]  # fmt: skip
 

@@ -272,7 +272,7 @@ RIGHT[check_sizes] = [
     lambda C, H, W, P: [H * W // P**2, torch.tensor(C * P**2), int((H * W / P**2) ** 2)],
 ]
 WRONG[check_sizes] = [
-    (lambda C, H, W, P: (H * W / P**2, C * P * P, (H * W // P**2) ** 2), "divide by //"),
+    (lambda C, H, W, P: (H * W / P**2, C * P * P, (H * W // P**2) ** 2), "did you divide by /"),
     (lambda C, H, W, P: (H // P, C * P * P, H // P), "counts rows"),
     (lambda C, H, W, P: ((H // P) ** 2, C * P * P, (H // P) ** 4), "taken to be square"),
     (lambda C, H, W, P: (H * W // P, C * P * P, 1), "P times P pixels"),

@@ -336,7 +336,8 @@ def rebuilt(before: nn.Module, after: nn.Module) -> str:
         return "takes parts out of"
     if [type(m) for m in old.values()] != [type(m) for m in new.values()]:
         return "changes the parts of"
-    return "changes a forward in" if any("forward" in vars(m) for m in new.values()) else ""
+    forwards = ({n for n, m in parts.items() if "forward" in vars(m)} for parts in (old, new))
+    return "" if next(forwards) == next(forwards) else "changes a forward in"
 
 
 def judge_rest(implementation: Callable[..., Any], runs: list[Run], wanted: list[Wanted]) -> None:
@@ -347,7 +348,7 @@ def judge_rest(implementation: Callable[..., Any], runs: list[Run], wanted: list
         if whole_given and agree(run.value, right.value) and has_float(run.value, right.value):
             raise CheckFailed(
                 f"{name}: the numbers are right, but a count is a whole number, not a float: "
-                "divide by // in place of /."
+                "did you divide by / (use //) or call float()?"
             )
         if agree(run.value, right.value):
             good = f" It is right for {described(run)}."
@@ -420,7 +421,7 @@ def relation(got: Tensor, expected: Tensor) -> str:
     factor = ((got * expected).sum() / expected.square().sum()).item()
     if abs(factor) > 1e-3 and agree(got, factor * expected):
         return ("each has the wrong sign" if abs(factor + 1) < 1e-4
-                else f"each is {factor:.4g} times what it should be")  # fmt: skip
+                else f"each is {factor:.7g} times what it should be")  # fmt: skip
     shift = (got - expected).mean().item()
     if agree(got, expected + shift):
         return f"each is off by {shift:+.4g}"
@@ -512,10 +513,10 @@ GENERAL: Slips = [
      "torch's functions."),
     (r"view size is not compatible", "after permute or transpose the numbers do "
      "not lie in that order in memory: use reshape."),
-    (r"don't multiply up to the size", "an axis is split into sizes whose product is another: are "
-     "they the ones that were given?"),
-    (r"shape '.*' is invalid for input of size", "the new shape holds another "
-     "number of numbers than the tensor: write down both products."),
+    (r"don't multiply up to the size", "an axis is split into sizes whose product is not its "
+     "length: are they the ones that were given?"),
+    (r"shape '.*' is invalid for input of size", "the new shape needs another "
+     "number of elements than the tensor has: write down both products."),
     (r"mat1 and mat2 shapes|size mismatch|Expected size for first two dimensions",
      "in a product a @ b the last axis of a must be as long as the last but one "
      "of b; which of them needs .mT?"),

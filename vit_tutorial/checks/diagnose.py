@@ -17,6 +17,7 @@ PASSED, FAILED, NOT = "passed", "failed", "not applicable"
 STATISTICS = nn.modules.batchnorm._NormBase
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, STATISTICS)
 LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
+KEY_BIAS = re.compile(r"(^|[._])(key|keys|k|k_proj|to_k|w_?k)\.bias$", re.IGNORECASE)
 TOKENS = re.compile(r"cls|class_token|pos|register|mask_token", re.IGNORECASE)
 
 
@@ -268,7 +269,7 @@ def gradient_reaches(case: Case) -> tuple[str, str]:
     silent = {n for n, p in learning if p.grad is None or not p.grad.any()}
     silent -= {n for n in silent if "mask_token" in n}  # for training on masked images alone
     # A key's bias adds the same to every score of a row, so it never has a gradient.
-    silent = {n for n in silent if not n.endswith(".bias") or f"{n[:-4]}weight" in silent}
+    silent = {n for n in silent if not KEY_BIAS.search(n)}
     if silent:  # some parts work in training mode alone, as a second head does
         everything = [t for t in parts_of(model.train()(images)) if t.requires_grad]
         torch.autograd.backward(everything, [torch.randn_like(t) for t in everything])
@@ -397,9 +398,11 @@ def no_softmax_at_the_end(case: Case) -> tuple[str, str]:
     outputs: list[Tensor] = []
     hooks = [m.register_forward_hook(lambda m, given, out: outputs.append(out))
              for m in case.shaken.modules() if isinstance(m, nn.Linear)]  # fmt: skip
-    logits = case.logits()
-    for hook in hooks:
-        hook.remove()
+    try:
+        logits = case.logits()
+    finally:
+        for hook in hooks:
+            hook.remove()
     if bool((logits >= 0).all()) and close(logits.sum(dim=1), torch.ones_like(logits[:, 0])):
         return FAILED, "the rows sum to 1: these are probabilities, the loss has its own softmax"
     for f in (torch.sigmoid, torch.tanh, F.relu, F.gelu):

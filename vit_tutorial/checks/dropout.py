@@ -18,17 +18,17 @@ from vit_tutorial.encoder import EncoderBlock
 from vit_tutorial.model import VisionTransformer, ViTConfig
 
 AT_WORK = (
-    "dropout is at work in eval mode: nn.Dropout knows the mode by itself, F.dropout has to be "
-    "told, training=self.training."
+    "dropout is active in eval mode: nn.Dropout follows the mode by itself; F.dropout needs "
+    "training=self.training, scaled_dot_product_attention dropout_p=0.0 outside training."
 )
 RATE = 0.35  # one that nobody writes into a class
 At = Callable[[str, Tensor], Tensor]  # what a place makes of the numbers that pass it
 
 PLACES = {  # of the paper: after every dense layer but qkv's, and after positions are added
     "embedding": "after the positions are added",
-    "attention": "on what attention writes before that is added",
-    "inner": "inside the MLP after GELU",
-    "mlp": "on what the MLP writes before that is added",
+    "attention": "on the output of attention, before it is added",
+    "inner": "inside the MLP, after GELU",
+    "mlp": "on the output of the MLP, before it is added",
 }
 ELSEWHERE = {
     "pixels": "on the pixels",
@@ -133,7 +133,7 @@ def fault_of(module: nn.Module, x: Tensor, got: Tensor, seen: Tame, has_rate: bo
         return "in training mode it gives other values than in eval mode, though it has no dropout."
     if not has_rate:
         return (f"a dropout of {seen.rates[0]:g} is at work in it; attention has none of its own: "
-                "the block drops what attention writes.")  # fmt: skip
+                "the block applies it to the output of attention.")  # fmt: skip
     if others := [rate for rate in seen.rates if rate != RATE]:
         return f"built with a dropout of {RATE}, it drops with {others[0]:g}: hand the rate on."
     if seen.whole:

@@ -43,7 +43,7 @@ def check_embedding_class(cls: type[nn.Module]) -> bool:
 def check_attention_class(cls: type[nn.Module]) -> bool:
     """Check a class `cls(D, h)` with the parts `qkv` and `projection`, (B T D) -> (B T D).
 
-    It has no dropout: the block drops what attention writes.
+    It has no dropout: the block applies it to the output of attention.
     """
     mistakes: Mistakes = [(attention_by(mistake), hint) for mistake, hint in head_mistakes()]
     trials = [((D, h), torch.randn(B, T, D)) for B, T, D, h in [(2, 5, 12, 3), (3, 7, 16, 4)]]

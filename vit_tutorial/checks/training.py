@@ -190,23 +190,64 @@ def check_training_loop(implementation: Callable[..., Iterable[float]]) -> bool:
     def wrong(**how: Any) -> Callable[[TrainConfig], Any]:
         return history(partial_named(loop, **how))
 
-    def up_to_the_end(step: int, steps: int, each: int, c: TrainConfig) -> float:
-        return schedule(min((step + 0.5) / steps, 1.0), c.warmup)
+    mistakes = [*rate_mistakes(wrong), *step_mistakes(wrong), *image_mistakes(wrong)]
+    mistakes += loss_mistakes(wrong)
+    bold = TrainConfig(2, 8, 0.02, weight_decay=2.0, warmup=0.2, gradient_clip=99.0, augment=0.0)
+    other = replace(bold, augment=1.5, batch_size=6, gradient_clip=4.0)  # norms are 3 to 25
+    trials = [(bold,), (other,)]
+    return compare(history(implementation), history(reference), trials, mistakes, LOOP_SLIPS)
 
-    middle = "The middle of a step is (step + 0.5) / steps."
-    mean_of = "the loss of an epoch is the mean over its steps, each of which counts the same."
-    anew = "the schedule starts anew in every epoch: count the steps over all epochs."
-    mistakes: Mistakes = [
+
+Progress = Callable[[int, int, int, TrainConfig], float]  # of a step, from its number
+MIDDLE = "The middle of a step is (step + 0.5) / steps."
+MEAN_OF = "the loss of an epoch is the mean over its steps, each of which counts the same."
+ANEW = "the schedule starts anew in every epoch: count the steps over all epochs."
+AS_BYTES = (
+    "the images are normalised as bytes, 0 to 255, but mean and std are those of pixels in 0..1: "
+    "divide by 255 first."
+)
+SMALLER = "the last, smaller batch is a step too"
+LOOP_SLIPS: Slips = [
+    (r"does not require grad", "the loss has no gradient: is something "
+     "under no_grad?"),
+    (r"do not fill a batch", "batches(data.train, config.batch_size, "
+     "generator, augment)."),
+    (r"Byte|unsigned char|uint8", "the images are bytes: .float() / 255 "
+     "makes pixels in 0..1 of them."),
+    (r"The size of tensor a .* must match", "mean and std have one number for each channel: "
+     ".view(-1, 1, 1) lets them meet (B C H W)."),
+    (r"affine_grid|grid_sampler|Expected 4D|random_affine", "random_affine(pixels, generator, "
+     "strength) takes pixels (B C H W) in 0..1."),
+    (r"'(Split|Data)'", "data.train has .images (bytes, (M C H W)), "
+     ".labels, .mean and .std."),
+    (r"index .* out of bounds", "an index goes beyond the images: rows of the order, "
+     "config.batch_size at a time."),
+]  # fmt: skip
+
+
+def at(progress: Progress) -> Progress:
+    """The factor of the schedule at a progress that is perhaps wrong."""
+    return lambda step, steps, each, c: schedule(progress(step, steps, each, c), c.warmup)
+
+
+def up_to_the_end(step: int, steps: int, each: int, c: TrainConfig) -> float:
+    """The right factor, and after the last step that of the end."""
+    return schedule(min((step + 0.5) / steps, 1.0), c.warmup)
+
+
+def rate_mistakes(wrong: Callable[..., Any]) -> Mistakes:
+    """Of the learning rate."""
+    return [
         (wrong(rate=lambda step, steps, each, c: 1.0),
          "the learning rate stays at its peak: set it before every step, "
          "config.learning_rate * schedule(progress, config.warmup)."),
-        (wrong(rate=lambda step, steps, each, c: schedule(step / steps, c.warmup)),
-         "progress is taken at the start of a step, so the first learns nothing. " + middle),
-        (wrong(rate=lambda step, steps, each, c: schedule((step + 1) / steps, c.warmup)),
-         "progress is taken at the end of a step, so the last learns nothing. " + middle),
+        (wrong(rate=at(lambda step, steps, each, c: step / steps)),
+         "progress is taken at the start of a step, so the first learns nothing. " + MIDDLE),
+        (wrong(rate=at(lambda step, steps, each, c: (step + 1) / steps)),
+         "progress is taken at the end of a step, so the last learns nothing. " + MIDDLE),
         (wrong(rate=lambda step, *rest: up_to_the_end(step + 1, *rest)),
          "the rate is one step ahead: set it before the step, and count the step after it. "
-         + middle),
+         + MIDDLE),
         (wrong(rate=lambda step, steps, each, c: 1e-3 / c.learning_rate),
          "the rate is AdamW's own of 0.001 all the time: set it before every step, "
          "config.learning_rate * schedule(progress, config.warmup)."),
@@ -217,20 +258,19 @@ def check_training_loop(implementation: Callable[..., Iterable[float]]) -> bool:
                if step else 1.0),
          "the rate is set after the step, so the first step runs at the peak and each later one at "
          "the rate of the step before: set it before optimizer.step()."),
-        (wrong(rate=lambda step, steps, each, c: schedule(step / (steps - 1), c.warmup)),
-         "progress is step / (steps - 1), so the first and the last step learn nothing. " + middle),
-        (wrong(rate=lambda step, steps, each, c: schedule((step % each + 0.5) / steps, c.warmup)),
-         anew),
-        (wrong(rate=lambda step, steps, each, c: schedule((step % each + 0.5) / each, c.warmup)),
-         anew),
-        (wrong(rate=lambda step, steps, each, c: schedule((step // each) / c.epochs, c.warmup)),
+        (wrong(rate=at(lambda step, steps, each, c: step / (steps - 1))),
+         "progress is step / (steps - 1), so the first and the last step learn nothing. " + MIDDLE),
+        (wrong(rate=at(lambda step, steps, each, c: (step % each + 0.5) / steps)),
+         ANEW),
+        (wrong(rate=at(lambda step, steps, each, c: (step % each + 0.5) / each)),
+         ANEW),
+        (wrong(rate=at(lambda step, steps, each, c: (step // each) / c.epochs)),
          "the rate changes only once an epoch: set it before every step."),
-        (wrong(rate=lambda step, steps, each, c: schedule(
-            (step // each + 0.5) / c.epochs, c.warmup)),
+        (wrong(rate=at(lambda step, steps, each, c: (step // each + 0.5) / c.epochs)),
          "the rate changes only once an epoch: set it before every step."),
-        (wrong(rate=lambda step, steps, each, c: schedule((step // each + 0.5) / steps, c.warmup)),
+        (wrong(rate=at(lambda step, steps, each, c: (step // each + 0.5) / steps)),
          "the rate moves on by one step in a whole epoch: the scheduler steps after every batch."),
-        (wrong(rate=lambda step, steps, each, c: schedule(0.5 / steps, c.warmup)),
+        (wrong(rate=at(lambda step, steps, each, c: 0.5 / steps)),
          "the rate stays where it starts: does the scheduler ever step?"),
         (wrong(rate=lambda step, steps, each, c: schedule((step + 0.5) / steps, 0.0)),
          "there is no warm-up: give schedule config.warmup as well."),
@@ -246,13 +286,19 @@ def check_training_loop(implementation: Callable[..., Iterable[float]]) -> bool:
          "optimizer.param_groups."),
         (wrong(compound=True), "the rate is multiplied by the factor again and again: it is "
          "config.learning_rate times the factor, and not the rate of the step before."),
+    ]  # fmt: skip
+
+
+def step_mistakes(wrong: Callable[..., Any]) -> Mistakes:
+    """Of clipping, gradients, decay, the optimizer and the mode."""
+    return [
         (wrong(clip=None), "the gradients are not clipped: "
          "nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clip) "
          "between backward() and step()."),
-        (wrong(clip="value"), "each number of the gradient is clipped; it is the norm of all of "
-         "them together, nn.utils.clip_grad_norm_."),
-        (wrong(clip="each"), "the gradient of each tensor is clipped by itself; it is the norm of "
-         "all of them together: one call with model.parameters()."),
+        (wrong(clip="value"), "each number of the gradient is clipped: clip the norm of all "
+         "gradients together, nn.utils.clip_grad_norm_."),
+        (wrong(clip="each"), "the gradient of each tensor is clipped by itself: clip the norm of "
+         "all gradients together, in one call with model.parameters()."),
         (wrong(clip=1.0), "the gradients are clipped to a norm of 1, not to config.gradient_clip."),
         (wrong(zero=False), "the gradients of earlier steps are still there: "
          "optimizer.zero_grad() before backward()."),
@@ -271,26 +317,30 @@ def check_training_loop(implementation: Callable[..., Iterable[float]]) -> bool:
          "it before every epoch."),
         (wrong(mode="once"), "model.train() runs only once, and what measures the model at the end "
          "of an epoch leaves it in eval mode: call it before every epoch."),
+    ]  # fmt: skip
+
+
+def image_mistakes(wrong: Callable[..., Any]) -> Mistakes:
+    """Of what the model sees: augmentation, normalising, order, split, batches."""
+    return [
         (wrong(augment=0.0), "the images are not augmented: random_affine, with config.augment as "
          "its strength, belongs between scaling to 0..1 and normalising (`batches` does both if it "
          "is given as `augment`)."),
         (wrong(augment="always"), "random_affine draws from the generator at strength 0 as well, "
-         "so all later draws are others: call it only if config.augment is not 0."),
+         "which changes every later random number: call it only if config.augment is not 0."),
         (wrong(augment=1.0), "augmentation has strength 1, not config.augment."),
         (wrong(prepare="augment late"), "the images are augmented after they are normalised: "
          "what comes in from outside is 0, which is black only before. Augment pixels in 0..1."),
-        (wrong(prepare="bytes"), "the images are normalised as bytes, 0 to 255, but mean and std "
-         "are those of pixels in 0..1: divide by 255 first."),
-        (wrong(prepare="bytes", augment=0.0), "the images are normalised as bytes, 0 to 255, but "
-         "mean and std are those of pixels in 0..1: divide by 255 first. And they are not "
-         "augmented."),
+        (wrong(prepare="bytes"), AS_BYTES),
+        (wrong(prepare="bytes", augment=0.0), AS_BYTES + " And they are not augmented."),
         (wrong(prepare="raw bytes"), "the model sees bytes, 0 to 255: divide by 255, take off the "
          "mean, and divide by the standard deviation."),
         (wrong(prepare="no mean"), "the images are not normalised: take data.train.mean off the "
          "pixels and divide by data.train.std."),
         (wrong(prepare="no std"), "the mean is taken off, but nothing is divided by "
          "data.train.std."),
-        (wrong(prepare="variance"), "the pixels are divided by the variance: std as it is."),
+        (wrong(prepare="variance"), "the pixels are divided by the variance: divide by std, not by "
+         "std squared."),
         (wrong(prepare="halves"), "the pixels are moved to -1..1; take data.train.mean off them "
          "and divide by data.train.std."),
         (wrong(prepare="twice"), "the images are normalised twice; `batches` does it already."),
@@ -305,27 +355,34 @@ def check_training_loop(implementation: Callable[..., Iterable[float]]) -> bool:
          "torch.randperm(M, generator=generator), so that a seed gives the same history."),
         (wrong(order="labels stay"), "the images are shuffled and the labels are not: index both "
          "by the same rows."),
-        (wrong(split="val"), "this trains on data.val, which is kept to choose by: data.train."),
+        (wrong(split="val"), "this trains on data.val, which is kept for choosing settings: train "
+         "on data.train."),
         (wrong(split="test"), "this trains on data.test, which is read once, at the end: "
          "data.train."),
-        (wrong(keep=True), "the last, smaller batch is a step too; it is left out, so there are "
+        (wrong(keep=True), SMALLER + "; it is left out, so there are "
          "len(data.train) // config.batch_size steps in an epoch."),
-        (wrong(keep=True, counted=False), "the last, smaller batch is a step too, and is not "
-         "counted for the rate; it is left out."),
+        (wrong(keep=True, counted=False), SMALLER + ", and is not counted for the rate; "
+         "it is left out."),
         *((wrong(keep=True, counted=False, average=average, rate=up_to_the_end),
-           "the last, smaller batch is a step too, and is not counted for the rate; it is left "
-           "out.") for average in ("mean", "images")),
-        (wrong(keep=True, average="images"), "the last, smaller batch is a step too, and its loss "
-         "counts by its images; it is left out."),
+           SMALLER + ", and is not counted for the rate; it is left out.")
+          for average in ("mean", "images")),
+        (wrong(keep=True, average="images"), SMALLER + ", and its loss counts by its images; "
+         "it is left out."),
+    ]  # fmt: skip
+
+
+def loss_mistakes(wrong: Callable[..., Any]) -> Mistakes:
+    """Of the loss, and of what is given back."""
+    return [
         (wrong(average="all images"), "the sum over the steps is divided by all images, the "
-         "left-out ones too: " + mean_of),
-        (wrong(average="last"), "this is the last step's loss: " + mean_of),
-        (wrong(average="sum"), "this is the sum over the steps: " + mean_of),
-        (wrong(average="first"), "this is the first step's loss: " + mean_of),
+         "left-out ones too: " + MEAN_OF),
+        (wrong(average="last"), "this is the last step's loss: " + MEAN_OF),
+        (wrong(average="sum"), "this is the sum over the steps: " + MEAN_OF),
+        (wrong(average="first"), "this is the first step's loss: " + MEAN_OF),
         (wrong(average="running"), "losses of earlier epochs are in the mean too: start an empty "
          "list in every epoch."),
         (wrong(average="per image"), "the sum over the steps is divided by the number of images: "
-         + mean_of),
+         + MEAN_OF),
         (wrong(average="after"), "the loss is measured after the update: keep the one that was "
          "differentiated."),
         (wrong(average="validation"), "this is the validation loss: give back the mean of the "
@@ -342,30 +399,10 @@ def check_training_loop(implementation: Callable[..., Iterable[float]]) -> bool:
         (wrong(anew=True), "the optimizer is made anew in every epoch and "
          "forgets what it has averaged: make it once."),
     ]  # fmt: skip
-    slips: Slips = [
-        (r"does not require grad", "the loss has no gradient: is something "
-         "under no_grad?"),
-        (r"do not fill a batch", "batches(data.train, config.batch_size, "
-         "generator, augment)."),
-        (r"Byte|unsigned char|uint8|not implemented for '", "the images are bytes: .float() / 255 "
-         "makes pixels in 0..1 of them."),
-        (r"The size of tensor a .* must match", "mean and std have one number for each channel: "
-         ".view(-1, 1, 1) lets them meet (B C H W)."),
-        (r"affine_grid|grid_sampler|Expected 4D|random_affine", "random_affine(pixels, generator, "
-         "strength) takes pixels (B C H W) in 0..1."),
-        (r"'(Split|Data)' object|'(Split|Data)'", "data.train has .images (bytes, (M C H W)), "
-         ".labels, .mean and .std."),
-        (r"index .* out of bounds", "an index goes beyond the images: rows of the order, "
-         "config.batch_size at a time."),
-    ]  # fmt: skip
-    bold = TrainConfig(2, 8, 0.02, weight_decay=2.0, warmup=0.2, gradient_clip=99.0, augment=0.0)
-    other = replace(bold, augment=1.5, batch_size=6, gradient_clip=4.0)  # norms are 3 to 25
-    trials = [(bold,), (other,)]
-    return compare(history(implementation), history(reference), trials, mistakes, slips)
 
 
 def small_data() -> Data:
-    """Random images of 8 x 8, each split with a mean of its own: 20, 10 and 12 of them."""
+    """Random images of 8 x 8: 20, 10 and 12 of them."""
     dice, parts = torch.Generator().manual_seed(0), []
     for size in (20, 10, 12):
         images = torch.randint(256, (size, 1, 8, 8), generator=dice, dtype=torch.uint8)

@@ -63,15 +63,10 @@ def wrap(model: nn.Module) -> nn.Module:
 
 
 def sharded(model: nn.Module, device: torch.device) -> nn.Module:
-    """A copy of a `VisionTransformer` of which each process holds a share, on its device.
+    """A copy of a `VisionTransformer` of which each process holds a share, on its device."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard  # seconds to import, and seldom needed
 
-    Raises ValueError if this PyTorch has no `fully_shard`.
-    """
-    try:
-        from torch.distributed.device_mesh import init_device_mesh
-        from torch.distributed.fsdp import fully_shard
-    except ImportError as error:
-        raise ValueError(f"fsdp needs PyTorch 2.6 or later, this is {torch.__version__}") from error
     copy, mesh = deepcopy(model), init_device_mesh(device.type, (processes(),))
     for part in [*copy.get_submodule("encoder.blocks").children(), copy]:
         fully_shard(part, mesh=mesh)

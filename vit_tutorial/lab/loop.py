@@ -102,8 +102,8 @@ class Training:
         for name, tensor in state.tensors.items():
             if tensor.is_floating_point():
                 check_numbers(name, tensor)
-        self.restore(state)
-        self.last = state
+        self.restore(state)  # of shares only this process's is kept
+        self.last = state if self.trained is self.model else self.snapshot()
 
     def settings(self) -> dict[str, Any]:
         """What has to be the same when a state is resumed."""

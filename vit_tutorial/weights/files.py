@@ -57,7 +57,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
         with path.open("rb") as file:
             start = file.read(len(LEGACY))
         if start.startswith(b"version https"):
-            raise ValueError("it is no more than a pointer of Git LFS: fetch it with git lfs pull")
+            raise ValueError("it is only a Git LFS pointer: fetch the file with git lfs pull")
         if path.name.endswith(".index.json"):
             return shards(path), {}
         if start[:4] == b"PK\3\4":
@@ -71,7 +71,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
                 found = unwrapped(torch.load(path, map_location="cpu", weights_only=True))
             except UnpicklingError as error:  # torch's own says how to run what it holds
                 raise ValueError(
-                    "it is damaged, or holds other objects than tensors, which are not opened: "
+                    "it is damaged, or holds objects other than tensors, which are not opened: "
                     "save the model's state_dict() alone"
                 ) from error
             sizes = (t.numel() * t.itemsize for t in found.values() if isinstance(t, Tensor))

@@ -183,7 +183,9 @@ def fetching(files: list[str], where: str = "") -> Iterator[None]:
     except Exception as error:  # every library has its own for a lost network
         kinds = {kind.__name__ for kind in type(error).mro()}
         if kinds & {"RepositoryNotFoundError", "HFValidationError"}:
-            raise ValueError(f"no such model, or none for everybody: {error}") from error
+            raise ValueError(
+                f"there is no such model, or access to it is restricted: {error}"
+            ) from error
         raise ValueError(
             f"cannot fetch it ({error}). Fetch {' and '.join(files)} on a machine with a "
             f"network; put what you fetched into {where}one folder and give from_checkpoint the "

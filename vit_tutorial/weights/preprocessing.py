@@ -76,7 +76,7 @@ def from_array(array: np.ndarray | Tensor) -> Image.Image:
             values = (values.float() if values.is_floating_point() else values).cpu().numpy()
         except (RuntimeError, TypeError) as error:  # sparse, quantised, without numbers...
             kind = f"{array.layout}, {array.dtype} on {array.device}"
-            raise ValueError(f"expected bytes or floats in their places, got {kind}") from error
+            raise ValueError(f"expected a dense tensor of bytes or floats, got {kind}") from error
         values = np.moveaxis(values, 0, -1) if values.ndim == 3 else values
     values = values[..., None] if values.ndim == 2 else values
     if values.ndim != 3 or values.shape[2] not in (1, 2, 3, 4) or not values.size:
