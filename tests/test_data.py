@@ -1,5 +1,6 @@
 """Data sets are held whole, split without overlap, and normalised by their own statistics."""
 
+import gzip
 import pickle
 import struct
 from types import SimpleNamespace
@@ -149,6 +150,21 @@ def test_mnists_files_are_read_and_split(tmp_path, name, folder):
     assert drawn == {image.tobytes() for image in draw(240, 28, 28)}
     assert loaded.classes[0] == ("0" if name == "mnist" else "T-shirt/top")
     assert len(loaded.classes) == 10
+
+
+def test_clothes_are_unpacked_from_debians_package_where_it_is_installed(
+    tmp_path, monkeypatch, capsys
+):
+    archives, files = tmp_path / "debian", write_mnist(tmp_path / "plain", "FashionMNIST")
+    archives.mkdir()
+    for file in files.iterdir():
+        (archives / f"{file.name}.gz").write_bytes(gzip.compress(file.read_bytes()))
+    monkeypatch.setattr(data, "DEBIAN", archives)
+    loaded = load("fashion_mnist", root=tmp_path / "root")
+    assert f"unpacking {archives} into" in capsys.readouterr().out
+    assert torch.equal(loaded.test.images[:, 0], torch.from_numpy(draw(40, 28, 28)))
+    load("fashion_mnist", root=tmp_path / "root")
+    assert not capsys.readouterr().out  # the second time it is there
 
 
 def test_of_60000_training_images_5000_are_for_validation():

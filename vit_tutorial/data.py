@@ -1,6 +1,7 @@
 """Data sets in memory as tensors of bytes, batches from them, and one augmentation."""
 
 import contextlib
+import gzip
 import io
 import math
 import os
@@ -18,6 +19,7 @@ from torch.nn import functional as F
 from vit_tutorial.errors import unknown
 
 NAMES = ("mnist", "fashion_mnist", "cifar10", "digits")
+DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # of the package dataset-fashion-mnist
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 
 
@@ -90,7 +92,8 @@ def load(name: str, root: str | Path | None = None, seed: int = 0) -> Data:
     """A data set by name: "mnist", "fashion_mnist", "cifar10" or "digits".
 
     All but the digits are downloaded by torchvision unless they lie under `root`, else under
-    $VIT_TUTORIAL_DATA, else in the user's cache folder. The test images are the data set's own;
+    $VIT_TUTORIAL_DATA, else in the user's cache folder; Fashion-MNIST is unpacked from Debian's
+    package dataset-fashion-mnist where that is installed. The test images are the data set's own;
     `seed` chooses the validation images. Raises ValueError for an unknown name, and for files that
     can neither be found nor fetched. (Folders of images: `vit_tutorial.lab.folders.load`.)
     """
@@ -167,6 +170,13 @@ def fetch(name: str, folder: Path, train: bool) -> Any:
     kinds = {"fashion_mnist": datasets.FashionMNIST, "cifar10": datasets.CIFAR10}
     source = kinds.get(name, datasets.MNIST)
     with contextlib.suppress(RuntimeError):  # torchvision: "Dataset not found"
+        return source(folder, train=train, download=False)
+    if name == "fashion_mnist" and DEBIAN.is_dir():
+        print(f"unpacking {DEBIAN} into {folder}", flush=True)
+        place = folder / source.__name__ / "raw"
+        place.mkdir(parents=True, exist_ok=True)
+        for archive in DEBIAN.glob("*.gz"):
+            (place / archive.stem).write_bytes(gzip.decompress(archive.read_bytes()))
         return source(folder, train=train, download=False)
     print(f"fetching {source.__name__} into {folder}", flush=True)
     patience = socket.getdefaulttimeout()
