@@ -242,7 +242,8 @@ def run_train(args: argparse.Namespace) -> None:
         raise unknown("preset", args.preset, PRESETS)
     if args.data is None and not (args.resume and args.out):  # then the state there names it
         made_for = (args.preset or "").partition("-")[0]
-        args.data = made_for if made_for in NAMES else default_dataset()
+        named = [name for name in NAMES if made_for and name.startswith(made_for)]
+        args.data = named[0] if named else default_dataset()
     args.out = args.out or usual_out(args, "")
     if not fit(args, new_run, draw_pictures, PICTURES):
         advise(args, "that is not surely better: more epochs may help")

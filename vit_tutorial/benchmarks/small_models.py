@@ -2,8 +2,9 @@
 
     python -m vit_tutorial.benchmarks.small_models [--only PRESET]
 
-The preset `mnist-best` with five seeds, or that given by `--only`: `cifar10-small` for two cores,
-`cifar10` for a GPU, `digits` where there is no MNIST (two minutes a run).
+The preset `mnist-best` with five seeds, or that given by `--only`: `fashion` for Fashion-MNIST,
+`cifar10-small` for two cores, `cifar10` for a GPU, `digits` where there is no MNIST (two minutes a
+run).
 
 Every run is `vit-tutorial train --preset NAME --seed S`, in its own folder under `runs`, in the
 folder where the benchmark is started. A run that was killed resumes when the benchmark is started
@@ -29,7 +30,7 @@ from vit_tutorial.lab.recipes import PRESETS
 
 RECORD = records.FOLDER / "small_models.json"
 RUNS = Path("runs") / "small_models"
-VARIANTS = {name: name for name in ("mnist-best", "cifar10-small", "cifar10", "digits")}
+VARIANTS = {name: name for name in ("mnist-best", "fashion", "cifar10-small", "cifar10", "digits")}
 KEPT = ("parameters", "validation_accuracy", "test_accuracy", "test_images", "seconds", "threads")
 
 

@@ -1,4 +1,4 @@
-"""Augmentations beside the lesson's `random_affine`: elastic, for photographs, and CutMix."""
+"""Augmentations beside the lesson's `random_affine`: mirrored, elastic, for photographs, CutMix."""
 
 import math
 from collections.abc import Callable
@@ -10,6 +10,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vit_tutorial.data import affine_places, random_affine, random_matrices
+
+
+def random_mirror(
+    images: Float[Tensor, "B C H W"], generator: torch.Generator, strength: float = 1.0
+) -> Float[Tensor, "B C H W"]:
+    """Mirror half of the images, left for right, then change all as `random_affine` does."""
+    chosen = torch.rand(len(images), 1, 1, 1, generator=generator) < min(strength, 1) / 2
+    mirrored = torch.where(chosen.to(images.device, non_blocking=True), images.flip(-1), images)
+    return random_affine(mirrored, generator, strength)
 
 
 def random_elastic(
@@ -112,6 +121,7 @@ def cutmix(
 
 AUGMENTATIONS: dict[str, Callable[..., Tensor]] = {
     "affine": random_affine,
+    "mirror": random_mirror,
     "elastic": random_elastic,
     "photo": random_photo,
 }
