@@ -13,6 +13,7 @@ from vit_tutorial.lab.augment import (
     change_colours,
     cutmix,
     random_elastic,
+    random_mirror,
     random_photo,
 )
 
@@ -42,6 +43,14 @@ def test_every_image_of_a_batch_is_changed_by_its_own_amount(augment):
 def test_at_strength_0_every_image_stays_as_it_is(augment, dtype):
     images = torch.rand(4, 3, 12, 16, dtype=dtype)
     assert_close(augment(images, generator(), 0.0), images, atol=1e-5, rtol=1e-5)
+
+
+def test_half_of_the_images_are_mirrored_and_all_changed_as_without():
+    images, seed = torch.rand(400, 1, 8, 8), generator(3)
+    mirrored = torch.rand(400, 1, 1, 1, generator=seed) < 0.5
+    expected = random_affine(torch.where(mirrored, images.flip(-1), images), seed)
+    assert_close(random_mirror(images, generator(3)), expected)
+    assert 150 < mirrored.sum() < 250
 
 
 RECORDED = {  # three pixels of three images that the first version gave

@@ -6,8 +6,10 @@ import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from vit_tutorial.attention import MultiHeadSelfAttention
 from vit_tutorial.benchmarks import (
@@ -15,11 +17,13 @@ from vit_tutorial.benchmarks import (
     attention_kernel,
     data_scaling,
     few_shot,
+    gpu,
     growth,
     import_time,
     ladder,
     mnist,
     norm_placement,
+    photographs,
     small_models,
     throughput,
     tokens_and_positions,
@@ -236,11 +240,15 @@ def test_gradients_of_both_orders_of_norms_are_recorded(digits, monkeypatch):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("race", ["the fast recipe", "few tokens first", "large patches first"])
+@pytest.mark.parametrize(
+    "race",
+    ["the fast recipe", "few tokens first", "large patches first", "four patches, hard images"],
+)
 def test_a_race_looks_at_the_test_images_and_says_when_a_goal_was_reached(
     digits, monkeypatch, race
 ):
     monkeypatch.setattr(mnist, "FAST", replace(mnist.FAST, epochs=1, batch_size=32))
+    monkeypatch.setattr(mnist, "LEAN", replace(mnist.LEAN, epochs=1, batch_size=32))
     monkeypatch.setattr(mnist, "GOALS", (0.0, 0.999))
     run = mnist.VARIANTS[race]
     if race == "the fast recipe":
@@ -249,6 +257,60 @@ def test_a_race_looks_at_the_test_images_and_says_when_a_goal_was_reached(
     assert len(made["looks"]) % mnist.LOOKS == 0
     assert made["0 %"] == made["looks"][0][0]
     assert made["99.9 %"] is None
+
+
+def test_a_pass_holds_every_hard_image_and_a_share_of_the_known():
+    losses = torch.cat([torch.zeros(3000), torch.ones(1000)])
+    rows = mnist.rows_of_pass(losses, 0.2, torch.Generator().manual_seed(0))
+    hard = rows[rows >= 3000]
+    assert sorted(hard.tolist()) == [*range(3000, 4000)]
+    assert len(rows.unique()) == len(rows)
+    assert 500 < len(rows) - len(hard) < 700
+    assert rows.tolist() != sorted(rows.tolist())
+    first = mnist.rows_of_pass(torch.full((100,), torch.inf), 0.0, torch.Generator())
+    assert len(first) == 100  # nothing is known yet
+
+
+def test_photographs_train_both_networks_on_one_split(tmp_path, monkeypatch):
+    monkeypatch.setattr(photographs, "VIT", VIT := replace(photographs.VIT, epochs=1, batch_size=8))
+    for name in "abc":
+        (tmp_path / "trashnet" / name).mkdir(parents=True)
+        for i in range(10):
+            pixels = np.random.default_rng(ord(name) * i).integers(0, 256, (64, 64, 3), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "trashnet" / name / f"{i}.png")
+    vit = photographs.run(VIT, 0, tmp_path)
+    cnn = photographs.run(replace(photographs.CNN, epochs=1, batch_size=8), 0, tmp_path)
+    assert (vit["images"], vit["test_images"]) == (cnn["images"], cnn["test_images"])
+    assert vit["most_frequent_class"] == pytest.approx(1 / 3, abs=1e-4)
+    assert abs(cnn["parameters"] / vit["parameters"] - 1) < 0.01
+
+
+def test_what_needs_a_gpu_is_recorded_step_by_step_and_a_failure_stops_nothing(
+    tmp_path, monkeypatch, capsys
+):
+    def broken(args, folder):
+        raise gpu.Failed("exit code 1: no room")
+
+    steps = {"broken": broken, "same logits": gpu.same_logits}
+    monkeypatch.setattr(gpu, "STEPS", steps)
+    monkeypatch.setattr(
+        gpu,
+        "variant",
+        lambda name: ViTConfig(224, 56, layers=1, hidden_size=8, heads=2, mlp_size=8),
+    )
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--device", "cpu", "--out", str(tmp_path / "r")])
+    assert gpu.main() == 1
+    first, second = json.loads((tmp_path / "r").read_text())["runs"]
+    assert (first["passed"], first["error"]) == (False, "exit code 1: no room")
+    assert second["passed"]
+    assert second["float32_gap"] == 0 < second["bf16_gap"]
+    assert "no room" in capsys.readouterr().out
+    if not torch.cuda.is_available():
+        monkeypatch.setattr(sys, "argv", ["gpu.py"])
+        with pytest.raises(SystemExit) as stopped:
+            gpu.main()
+        assert stopped.value.code == 2
+        assert "no CUDA device" in capsys.readouterr().err
 
 
 def test_the_best_small_models_refuse_runs_of_another_recipe(tmp_path, monkeypatch):
