@@ -4,8 +4,8 @@
 
 Every recipe, five seeds each, or those given by `--only`. All but two train the same model (P 7,
 D 64, L 3); one of them starts with larger patches. The two of four patches train the model of
-`mnist-best` (P 14, D 96, L 3) in batches of 256; they were chosen on validation images, with seeds
-0 to 2. The fast recipe was chosen on validation images, except
+`mnist-best` (P 14, D 96, L 3) in batches of 256; they were chosen on validation images, with seed
+0 alone. The fast recipe was chosen on validation images, except
 that the fourth block was dropped, for time, after the test figures of one run with it had been
 seen. The recipes named after it differ from it in one thing (AdamW has its usual rate of 0.003; the
 two parts with large and small patches each have their own warm-up and schedule); nothing was
