@@ -156,27 +156,23 @@ def git(*words: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
-def state(notebook: Path, index: list[str]) -> str:
-    """A short name of what is checked: notebook, package of the last commit, and environment."""
-    package = git("rev-parse", "HEAD:vit_tutorial", "HEAD:pyproject.toml")
-    return short(notebook.read_text(encoding="utf-8"), package, made_of(index))
-
-
 def check(found: list[Path], folder: Path, index: list[str]) -> int:
     """Run the notebooks and record each; how many failed."""
     record = folder / "results.json"
     results: dict[str, Any] = (
         json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
     )
+    package = git("rev-parse", "HEAD:vit_tutorial", "HEAD:pyproject.toml")
     repository(folder / "repository")
     colab = Colab(folder, index)
     for notebook in found:
         name, start = notebook.relative_to(ROOT / "book").as_posix(), time.perf_counter()
         passed = results.get(name, {})
-        if passed.get("passed") and passed["state"] == state(notebook, index):
+        state = short(notebook.read_text(encoding="utf-8"), package, made_of(index))
+        if passed.get("passed") and passed["state"] == state:
             print(f"colab: {name} has passed before, set-up cell {passed['setup']} s")
             continue
-        result: dict[str, Any] = {"state": state(notebook, index), "passed": False}
+        result: dict[str, Any] = {"state": state, "passed": False}
         try:
             result["setup"], result["said"] = colab.run(notebook)
             result["passed"] = True
