@@ -313,13 +313,6 @@ def test_a_cell_fits_the_page(chapter):
             assert len(cell.source.splitlines()) <= 30, cell.source
 
 
-@each_chapter
-def test_a_line_of_code_fits_the_column(chapter):
-    for cell in code_cells(chapter):
-        if not any(tag.startswith(sync_book.TAG) for tag in tags(cell)):
-            assert [line for line in cell.source.splitlines() if len(line) > 100] == []
-
-
 def test_pictures_in_pages_have_an_alternative_text():
     for path in BOOK.glob("*.md"):
         text = path.read_text(encoding="utf-8")

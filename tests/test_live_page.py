@@ -1,17 +1,14 @@
 """The live page in a browser: drawn on by mouse, finger and keyboard, from a disk and by link."""
 
 import base64
-import functools
-import http.server
 import json
 import shutil
-import threading
 from pathlib import Path
 
 import pytest
 
 from tests.drawings import drawings
-from tools.check_pages import BROWSERS, FLAGS
+from tools.check_pages import BROWSERS, FLAGS, programs, served
 
 LIVE = Path(__file__).resolve().parents[1] / "book" / "_live"
 PAGE = (LIVE / "live.html").as_uri()
@@ -23,10 +20,10 @@ pytestmark = pytest.mark.long
 def chrome():
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     with sync_api.sync_playwright() as play:
-        for program in filter(None, map(shutil.which, BROWSERS)):
+        for program in programs():
             try:
                 browser = play.chromium.launch(executable_path=program, args=FLAGS)
-            except sync_api.Error:  # there, but not able to run here
+            except sync_api.Error:  # not there, or not able to run here
                 continue
             yield browser
             browser.close()
@@ -185,6 +182,50 @@ def test_without_positions_a_shuffle_changes_nothing(visit):
     assert page.evaluate(logits) == whole
 
 
+@pytest.fixture
+def small_page(tmp_path):
+    """The address of a page with the small widget, as the front page has it."""
+    shutil.copytree(LIVE, tmp_path, dirs_exist_ok=True)
+    text = (tmp_path / "live.html").read_text(encoding="utf-8")
+    text = text.replace('data-mode="full"', 'data-mode="small"')
+    text = text.replace('<script defer src="vit-weights.js"></script>', "")
+    (tmp_path / "live.html").write_text(text, encoding="utf-8")
+    with served(tmp_path) as home:
+        yield f"{home}/live.html"
+
+
+def test_the_front_page_shows_a_stored_answer_and_loads_the_weights_when_touched(visit, small_page):
+    page = visit(small_page, ready="[data-answer='4']")
+    shown = """() => {
+        const { vit } = document.querySelector(".vit-live");
+        return [[...vit.out.logits], [...vit.shares(0, 3, 4)]];
+    }"""
+    told = page.locator(".vit-at-answer").inner_text()
+    stored = page.evaluate(shown)
+    assert page.evaluate("() => !self.VIT_WEIGHTS")
+    page.locator(".vit-at-answer").hover()
+    page.wait_for_selector(".vit-live[data-ready]")
+    logits, shares = page.evaluate(shown)
+    assert stored[0] == pytest.approx(logits, abs=0.006)  # if not: write these into vit-live.js
+    assert stored[1] == pytest.approx(shares, abs=6e-5)
+    assert page.locator(".vit-at-answer").inner_text() == told
+
+
+def test_what_is_drawn_while_the_weights_come_is_answered_then(visit, small_page):
+    page = visit(small_page, ready="[data-answer='4']")
+    waiting = []
+    page.route("**/vit-weights.js", lambda route: waiting.append(route))
+    page.locator(".vit-draw").focus()
+    for key in [" ", *["ArrowDown"] * 14, " "]:
+        page.keyboard.press(key)
+    assert answer(page) == -1
+    assert page.locator(".vit-say").inner_text() == "Loading the model …"
+    waiting[0].continue_()
+    page.wait_for_selector(".vit-live[data-ready]")
+    assert answer(page) == 1
+    assert "The model answers 1" in page.locator(".vit-say").inner_text()
+
+
 def test_a_scribble_hears_what_softmax_cannot_say(visit):
     page = visit()
     zigzag = [[0.1 + 0.8 * (k % 2), 0.1 + 0.025 * k] for k in range(32)]
@@ -206,14 +247,8 @@ def test_the_tour_has_six_steps_and_can_be_skipped(visit):
 
 
 def test_below_another_address_too_and_lost_weights_are_told(visit, chrome):
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_):
-            """Say nothing."""
-
-    handler = functools.partial(Quiet, directory=str(LIVE.parent))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        address = f"http://127.0.0.1:{server.server_port}/_live/live.html"
+    with served(LIVE.parent) as home:
+        address = f"{home}/_live/live.html"
         assert answer(visit(address)) == 4
         page = chrome.new_context().new_page()
         page.route("**/vit-weights.js", lambda route: route.abort())
@@ -221,7 +256,6 @@ def test_below_another_address_too_and_lost_weights_are_told(visit, chrome):
         page.wait_for_selector(".vit-live[data-ready=error]")
         assert "could not be loaded" in page.locator(".vit-say").inner_text()
         page.context.close()
-        server.shutdown()
 
 
 def test_axe_finds_nothing(visit):

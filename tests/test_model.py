@@ -387,7 +387,8 @@ def test_a_config_cannot_be_changed_behind_its_model():
 def test_an_exported_model_takes_batches_of_any_size(pool, positions):
     model = tiny(pool=pool, positions=positions)
     sizes = ({0: torch.export.Dim("B", min=1, max=64)},)
-    program = torch.export.export(model, (pictures(),), dynamic_shapes=sizes).module()
+    # strict tracing, which older releases do by default, stops at the tests' shape checks
+    program = torch.export.export(model, (pictures(),), dynamic_shapes=sizes, strict=False).module()
     for B in (1, 3, 17):
         images = pictures(B)
         assert_close(program(images), model(images))

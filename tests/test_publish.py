@@ -18,6 +18,7 @@ from tools.sync_book import ROOT
 
 sys.path.insert(0, str(ROOT / "tools"))
 import address
+import colab_check
 import publish
 
 sys.path.insert(0, str(ROOT / "book" / "_ext"))
@@ -207,3 +208,32 @@ def test_the_cells_that_need_a_network_show_what_they_fetch(tmp_path):
     shares = re.findall(r"([\d.]+)%  (\w+)", run.stdout)
     assert {name for _, name in shares} == set(NAMES)
     assert sum(float(share) for share, _ in shares) == pytest.approx(100, abs=0.5)
+
+
+@pytest.fixture
+def colab(tmp_path, monkeypatch):
+    """Makes the check's environment without installing anything; what was made, in `made`."""
+
+    def make():
+        return colab_check.Colab(tmp_path, [])
+
+    make.made = []
+    monkeypatch.setattr(colab_check.venv, "create", lambda *_, **__: make.made.append(1))
+    monkeypatch.setattr(
+        colab_check.Colab, "do", lambda self, place, *words: "[]" if "list" in words else ""
+    )
+    return make
+
+
+def test_an_environment_is_kept_while_it_is_made_of_the_same(colab, monkeypatch):
+    for given, times in ((["torch"], 1), (["torch"], 1), (["numpy"], 2), (["torch"], 3)):
+        monkeypatch.setattr(colab_check, "GIVEN", given)
+        colab()
+        assert len(colab.made) == times
+
+
+def test_a_notebook_that_installs_nothing_is_told_in_words(colab, tmp_path):
+    notebook = tmp_path / "a.ipynb"
+    notebook.write_text("{}", encoding="utf-8")
+    with pytest.raises(RuntimeError, match="no cell installs the package"):
+        colab().run(notebook)

@@ -3,10 +3,12 @@
 import json
 import re
 import sys
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import pytest
 from fontTools.ttLib import TTFont
+from PIL import Image
 
 from tools import check_pages
 from tools.sync_book import ROOT
@@ -90,8 +92,7 @@ def test_a_cell_of_imports_is_folded(cell, folded):
 
 
 def test_a_picture_waits_in_a_place_of_its_shape(tmp_path):
-    head = b"\x89PNG\r\n\x1a\n" + bytes(8) + (640).to_bytes(4, "big") + (200).to_bytes(4, "big")
-    (tmp_path / "a.png").write_bytes(head)
+    Image.new("L", (640, 200)).save(tmp_path / "a.png")
     found = website.IMAGE.search('<p><img alt="a" src="a.png" style="width: 320px"></p>')
     tag = website.waiting(tmp_path / "page.html", found)
     assert tag.startswith('<img loading="lazy" width="320" height="100" alt="a"')
@@ -135,7 +136,8 @@ def test_a_style_sheet_keeps_what_a_page_or_a_script_has():
         '/*! a licence */@import "x.css";.a>p{color:red}@media print{.b:not(.lost){top:1px}}'
         "@font-face{src:url(f)}.by-script,.a:is(.lost,.b){left:0}.bs-made-auto{left:1px}"
     )
-    assert styles.smaller("a{b{c{d}}}", known) == "a{b{c{d}}}"  # not understood
+    assert styles.smaller('.a{content:"/*"}/**/.b{}', known) == '.a{content:"/*"}'
+    assert styles.smaller("a} b", known) == "a} b"  # not understood
 
 
 def test_a_page_or_a_notebook_without_an_address_is_named(tmp_path):
@@ -157,10 +159,18 @@ def test_a_dead_link_and_code_without_colours_are_found(tmp_path):
     ]
 
 
-def test_a_page_of_the_book_has_no_script_for_the_search():
-    assert website.unused("_static/search_sections.js", "book/index")
-    assert not website.unused("_static/search_sections.js", "search")
-    assert not website.unused("_static/site.js", "book/index")
+def test_the_page_of_the_search_alone_gets_its_script():
+    for page, scripts in (("book/index", []), ("search", ["search_sections.js"])):
+        added: list[str] = []
+        app = SimpleNamespace(add_js_file=added.append)
+        website.describe(app, page, "", {"script_files": ["site.js"]}, None)
+        assert added == scripts
+
+
+def test_what_no_page_needs_is_left_out():
+    context = {"script_files": ["scripts/fontawesome.js", "site.js"]}
+    website.describe(None, "genindex", "", context, None)
+    assert context["script_files"] == ["site.js"]
 
 
 def test_a_page_and_its_translation_lead_to_each_other():

@@ -96,6 +96,7 @@ def test_data_come_when_asked_for_and_are_small(visit, site, name):
 @pytest.mark.parametrize("name", NAMES)
 def test_without_scripts_nothing_is_offered(visit, name):
     page = visit(name, ask=False, java_script_enabled=False)
+    assert page.locator(".vit-ask").count() == 1
     assert not page.locator(".vit-ask").is_visible()
 
 
@@ -167,5 +168,6 @@ def test_a_phone_has_room_and_axe_finds_nothing(visit, name):
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
         found = axe.Axe().run(page).response["violations"]
         assert not [fault["id"] for fault in found], theme
-    cells = page.locator(".vit-grid[tabindex] .vit-cell").all()
+    cells = page.locator(".vit-grid[tabindex] .vit-cell").all()  # the slider is for patches
+    assert len(cells) == (0 if name == "patches" else 49)
     assert all(cell.bounding_box()["width"] >= 24 for cell in cells)  # room for a finger

@@ -9,7 +9,9 @@ a package index but no published repository. A number names a chapter and, where
 exercises.
 
 With --keep, FOLDER holds the environment and what was found, in results.json: the next call with
-the same FOLDER runs only notebooks that have not passed with this notebook and this package.
+the same FOLDER runs only notebooks that have not passed with this notebook, this package and this
+environment. What the environment is made of is written beside it; where that differs, it is made
+anew.
 """
 
 import argparse
@@ -30,6 +32,7 @@ from address import PLACEHOLDER
 ROOT = Path(__file__).resolve().parents[1]
 GIVEN = ["torch", "torchvision", "ipykernel", "nbclient", "nbformat", "matplotlib"]  # as in Colab
 GIVEN += ["scikit-learn", "safetensors", "tqdm"]  # einops is left out, to be on the safe side
+CONSTRAINTS = ROOT / "constraints.txt"
 LIMIT = 30  # seconds for the set-up cell
 RUN = """
 import nbformat, sys, time
@@ -79,15 +82,27 @@ def repository(folder: Path) -> None:
         subprocess.run(["git", *words], cwd=folder, check=True)
 
 
+def short(*parts: str) -> str:
+    """A short name of the parts, which differs where one of them does."""
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def made_of(index: list[str]) -> str:
+    """A short name of what the environment is made of."""
+    return short(sys.version, *index, *GIVEN, CONSTRAINTS.read_text(encoding="utf-8"))
+
+
 class Colab:
     """An environment as Colab has it, in a folder, made where it is not there."""
 
     def __init__(self, folder: Path, index: list[str]):
         self.folder, self.settings = folder, environment(folder)
-        given = folder / "given.txt"  # written last, so that half an environment is made anew
+        given = folder / f"given-{made_of(index)}.txt"  # written last: half of one is made anew
         if not given.exists():
+            for old in folder.glob("given*.txt"):
+                old.unlink()
             venv.create(folder / "venv", with_pip=True, clear=True)
-            pins = ["-c", str(ROOT / "constraints.txt")]
+            pins = ["-c", str(CONSTRAINTS)]
             self.do(folder, "-m", "pip", "install", "-q", *index, *pins, *GIVEN)
             given.write_text("\n".join(sorted(self.installed())), encoding="utf-8")
         self.given = set(given.read_text(encoding="utf-8").split())
@@ -109,14 +124,18 @@ class Colab:
     def run(self, notebook: Path) -> tuple[float, str]:
         """Run one notebook alone; the seconds of its set-up cell and the last line it printed.
 
-        Raises RuntimeError where torch was changed, or the package came from elsewhere.
+        Raises RuntimeError where no cell installs the package, or torch was changed, or the
+        package came from elsewhere.
         """
         if more := self.installed() - self.given:
             self.do(self.folder, "-m", "pip", "uninstall", "-q", "-y", *sorted(more))
         with tempfile.TemporaryDirectory(dir=self.folder) as place:
             empty = Path(place)
             shutil.copy(notebook, empty)
-            seconds, said = self.do(empty, "-c", RUN, notebook.name).splitlines()
+            told = self.do(empty, "-c", RUN, notebook.name).splitlines()
+            if not told:
+                raise RuntimeError("no cell installs the package: none has %pip install")
+            seconds, said = told[:2]
             after, where = self.do(empty, "-c", WHERE).split(maxsplit=1)
         if after != self.torch:
             raise RuntimeError(f"torch was {self.torch}, and the first cell made it {after}")
@@ -137,27 +156,23 @@ def git(*words: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
-def state(notebook: Path) -> str:
-    """A short name of what is checked: this notebook with the package of the last commit."""
-    package = git("rev-parse", "HEAD:vit_tutorial", "HEAD:pyproject.toml")
-    return hashlib.sha256(notebook.read_bytes() + package.encode()).hexdigest()[:16]
-
-
 def check(found: list[Path], folder: Path, index: list[str]) -> int:
     """Run the notebooks and record each; how many failed."""
     record = folder / "results.json"
     results: dict[str, Any] = (
         json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
     )
+    package = git("rev-parse", "HEAD:vit_tutorial", "HEAD:pyproject.toml")
     repository(folder / "repository")
     colab = Colab(folder, index)
     for notebook in found:
         name, start = notebook.relative_to(ROOT / "book").as_posix(), time.perf_counter()
         passed = results.get(name, {})
-        if passed.get("passed") and passed["state"] == state(notebook):
+        state = short(notebook.read_text(encoding="utf-8"), package, made_of(index))
+        if passed.get("passed") and passed["state"] == state:
             print(f"colab: {name} has passed before, set-up cell {passed['setup']} s")
             continue
-        result: dict[str, Any] = {"state": state(notebook), "passed": False}
+        result: dict[str, Any] = {"state": state, "passed": False}
         try:
             result["setup"], result["said"] = colab.run(notebook)
             result["passed"] = True

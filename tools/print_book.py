@@ -32,6 +32,8 @@ LOADED = """async () => {
   await Promise.all([...document.images].map((image) => image.decode().catch(() => {})));
 }"""
 
+ANSWERED = "() => [...document.querySelectorAll('.vit-live')].every((live) => live.dataset.answer)"
+
 
 def listed() -> list[str]:
     """The pages of the book in the order of its table of contents."""
@@ -54,6 +56,7 @@ async def sheets(names: list[str]) -> list[bytes]:
                 await page.goto(f"{address}/{name}.html", wait_until="load")
                 await page.evaluate(SETTLED)
                 await page.evaluate(LOADED)
+                await page.wait_for_function(ANSWERED)
                 await page.emulate_media(media="print")
                 made.append(await page.pdf(**PAPER))
         await chrome.close()

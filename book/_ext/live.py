@@ -2,8 +2,9 @@
 
 Its files lie in book/_live and are copied to the folder live/ of the built book, not to _static:
 Jupyter Book loads every script below _static on every page. Only a page with the directive loads
-the small scripts, which fetch the weights when the widget nears the screen. What stands inside
-the directive is shown without JavaScript, and printed.
+the small scripts, which fetch the weights when the widget nears the screen (full), or when the
+reader touches it (small: until then it shows a stored answer). What stands inside the directive is
+shown without JavaScript, and printed.
 """
 
 from __future__ import annotations

@@ -17,20 +17,12 @@ from typing import Any
 
 from docutils import nodes
 from sphinx.util.inventory import InventoryFile
+from terms import PLURAL, bare, entries
 
 # words of several meanings: links only in the chapters that their entry names
 SEVERAL = {"key", "register", "head (of attention)", "head (of classification)"}
 KINDS = ("function", "class", "exception")  # a method needs its class: ViTConfig.patches
 Index = dict[tuple[str, str], str]  # ("term", a term) or ("py", a dotted name): a page and a place
-
-
-def groups(glossary: str) -> list[tuple[list[str], set[str]]]:
-    """The glossary's entries: the names of each, and the numbers of the chapters it leads to."""
-    found: list[tuple[list[str], set[str]]] = []
-    for entry in re.split(r"\n\n+", glossary.split("```{glossary}")[1].split("```")[0].strip()):
-        names = [line.strip() for line in entry.splitlines() if re.match(r"\S", line)]
-        found.append((names, set(re.findall(r"\((\d\d)_\w+\.ipynb", entry))))
-    return found
 
 
 def index(app: Any) -> Index:
@@ -40,11 +32,10 @@ def index(app: Any) -> Index:
     """
     env, address = app.env, app.builder.get_target_uri
     if "book/glossary" in env.found_docs:
-        terms, things = env.domaindata["std"]["objects"], env.domaindata["py"]["objects"]
-        found = {("term", name): f"{address(page)}#{place}"
-                 for (kind, name), (page, place) in terms.items() if kind == "term"}  # fmt: skip
-        return found | {("py", name): f"{address(thing.docname)}#{thing.node_id}"
-                        for name, thing in things.items() if thing.objtype in KINDS}  # fmt: skip
+        things = [*env.get_domain("std").get_objects(), *env.get_domain("py").get_objects()]
+        kinds = {"term": "term", **dict.fromkeys(KINDS, "py")}
+        return {(kinds[kind], name): f"{address(page)}#{place}"
+                for name, _, kind, page, place, _ in things if kind in kinds}  # fmt: skip
     file = Path(app.srcdir, "_build", "html", "objects.inv")
     if not file.is_file():
         return {}
@@ -93,8 +84,8 @@ def pattern(names: list[str]) -> re.Pattern[str]:
     forms = []
     for name in sorted(names, key=len, reverse=True):
         if "(of " not in name:  # "head" alone may be either head
-            words = r"\s+".join(map(re.escape, re.sub(r" \(.*", "", name).split()))
-            forms.append(f"{words}s?" if re.search("[A-Z]", name) else f"(?i:{words}(?:s|es)?)")
+            words = r"\s+".join(map(re.escape, bare(name).split())) + PLURAL
+            forms.append(words if re.search("[A-Z]", name) else f"(?i:{words})")
     return re.compile(rf"(?<![\w-])(?:{'|'.join(forms)})(?![\w-])")
 
 
@@ -134,9 +125,9 @@ def link(to: str, kind: str, *content: nodes.Node) -> nodes.reference:
 def terms_of(glossary: str, chapter: str, found: Index) -> dict[re.Pattern[str], str]:
     """What each term looks like that may become a link in this chapter, and where it leads."""
     return {
-        pattern(entry): found["term", entry[0]]
-        for entry, chapters in groups(glossary)
-        if ("term", entry[0]) in found and (chapter in chapters or not SEVERAL & set(entry))
+        pattern(names): found["term", names[0]]
+        for names, text in entries(glossary)
+        if ("term", names[0]) in found and (f"]({chapter}_" in text or not SEVERAL & set(names))
     }
 
 

@@ -82,9 +82,14 @@ def fit_pictures(app: Any, page: str, template: str, context: dict[str, Any], tr
         )
 
 
+def size(picture: bytes) -> tuple[int, int]:
+    """Width and height in pixels."""
+    return Image.open(io.BytesIO(picture)).size
+
+
 def shape(picture: bytes) -> str:
     """Attributes that keep a place of the picture's shape until it is there."""
-    width, height = Image.open(io.BytesIO(picture)).size
+    width, height = size(picture)
     return f'width="{width}" height="{height}"'
 
 

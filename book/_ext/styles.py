@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
-RULE = re.compile(r"([^{}]*)\{((?:[^{}]|\{[^{}]*\})*)\}")
-CLASS = re.compile(r"\.(-?[A-Za-z_](?:[\w-]|\\.)*)")
-COMMENT = re.compile(r"/\*(?!!).*?\*/", re.S)
-LICENCE = re.compile(r"/\*!.*?\*/", re.S)
-STATEMENT = re.compile(r"@(?:import|charset)[^;{}]*;")
-COMMA = re.compile(r",(?![^(]*\))")
+import tinycss2
+
 WORD = re.compile(r"-?[A-Za-z_][\w-]*")
 BUILT = "bs-"  # Bootstrap puts these names together
 
@@ -30,31 +28,45 @@ def used(pages: Iterable[str], scripts: Iterable[str]) -> set[str]:
     return found.union(*map(WORD.findall, scripts))
 
 
-def needed(selector: str, known: set[str]) -> bool:
+def selectors(tokens: Iterable[Any]) -> Iterable[list[Any]]:
+    """The parts of a list of selectors, between its commas."""
+    part: list[Any] = []
+    for token in tokens:
+        if token == ",":
+            yield part
+            part = []
+        else:
+            part.append(token)
+    yield part
+
+
+def needed(selector: list[Any], known: set[str]) -> bool:
     """Whether a page may have what the selector asks for; what stands in brackets is not read."""
-    while (less := re.sub(r"\([^()]*\)", "", selector)) != selector:
-        selector = less
-    names = [name.replace("\\", "") for name in CLASS.findall(selector)]
+    names = [word.value for dot, word in pairwise(selector) if dot == "." and word.type == "ident"]
     return all(name in known or name.startswith(BUILT) for name in names)
 
 
 def smaller(css: str, known: set[str]) -> str:
-    """The style sheet without rules for classes that are not known."""
-    kept = LICENCE.findall(css)
-    rest = LICENCE.sub("", COMMENT.sub("", css))
-    kept += STATEMENT.findall(rest)
-    rest = STATEMENT.sub("", rest)
-    if RULE.sub("", rest).strip():
+    """The style sheet without rules for classes that are not known, and without comments."""
+    rules = tinycss2.parse_stylesheet(css, skip_whitespace=True)
+    if any(rule.type == "error" for rule in rules):
         return css
-    for head, body in RULE.findall(rest):
-        head = head.strip()
-        if head.startswith(("@media", "@supports")):
-            body = smaller(body, known)
-        elif not head.startswith("@"):
-            head = ",".join(part for part in COMMA.split(head) if needed(part, known))
-        if head and body.strip():
-            kept.append(f"{head}{{{body}}}")
-    return "".join(kept)
+    return "".join(lighter(rule, known) for rule in rules)
+
+
+def lighter(rule: Any, known: set[str]) -> str:
+    """What is left of one rule; of comments the licences."""
+    if rule.type == "comment":
+        return rule.serialize() if rule.value.startswith("!") else ""
+    if rule.type == "at-rule" and rule.lower_at_keyword not in ("media", "supports"):
+        return rule.serialize()
+    body = tinycss2.serialize(token for token in rule.content if token.type != "comment").strip()
+    if rule.type == "at-rule":
+        head, body = f"@{rule.at_keyword}{tinycss2.serialize(rule.prelude)}", smaller(body, known)
+    else:
+        parts = [part for part in selectors(rule.prelude) if needed(part, known)]
+        head = ",".join(tinycss2.serialize(part).strip() for part in parts)
+    return f"{head.strip()}{{{body}}}" if head and body else ""
 
 
 def prune(built: Path) -> None:

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 LINK = re.compile(r"\[([^\]]+)\]\((\d\d_\w+)\.ipynb(?: \"([^\"]+)\")?\)")
-Entry = tuple[str, list[str], str]  # the name of the place, what to look for, the chapter
+PLURAL = "(?:s|es)?"
+Way = tuple[str, list[str], str]  # the name of the place, what to look for, the chapter
 
 
 def place(names: list[str], chapter: str) -> str:
@@ -22,18 +23,27 @@ def place(names: list[str], chapter: str) -> str:
     return "-".join(["term", *re.findall(r"[a-z0-9]+", names[0].lower()), chapter[:2]])
 
 
-def entries(glossary: str) -> list[Entry]:
-    """Every link from a term to a chapter."""
-    found, names, fresh = [], list[str](), True
-    for line in glossary.split("```{glossary}")[1].splitlines():
-        if re.match(r"\S", line) and line != "```":
-            names = [*([] if fresh else names), re.sub(r" \(.*", "", line.strip())]
-            fresh = False
-        elif line.strip():
-            fresh = True
-            for _, chapter, words in LINK.findall(line):
-                found.append((place(names, chapter), [words] if words else names, chapter))
+def entries(glossary: str) -> list[tuple[list[str], str]]:
+    """The names of each entry, and its text."""
+    found = []
+    for entry in re.split(r"\n\n+", glossary.split("```{glossary}")[1].split("```")[0].strip()):
+        names = [line.strip() for line in entry.splitlines() if re.match(r"\S", line)]
+        found.append((names, entry))
     return found
+
+
+def bare(name: str) -> str:
+    """A name without what tells it from another: "head (of attention)" is a "head"."""
+    return re.sub(r" \(.*", "", name)
+
+
+def ways(glossary: str) -> list[Way]:
+    """Every link from a term to a chapter."""
+    return [
+        (place(names, chapter), [words] if words else names, chapter)
+        for names, text in ((list(map(bare, full)), text) for full, text in entries(glossary))
+        for _, chapter, words in LINK.findall(text)
+    ]
 
 
 def paragraphs(text: str) -> list[int]:
@@ -51,7 +61,7 @@ def paragraphs(text: str) -> list[int]:
 
 def rank(names: list[str], paragraph: str) -> int:
     """How well a paragraph explains a term: *term* 5, in *...* 4, heading 3, used 2, listed 1."""
-    term = rf"(?:{'|'.join(re.escape(name) for name in names)})(?:s|es)?"
+    term = f"(?:{'|'.join(map(re.escape, names))}){PLURAL}"
     plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", paragraph)
     if not re.search(rf"\b{term}\b", plain, flags=re.I):
         return 0
@@ -79,7 +89,7 @@ def mark(app: Any, docname: str, source: list[str]) -> None:
     """Name the places in a chapter, and lead the glossary's links there."""
     path = Path(app.srcdir, "book", "glossary.md")
     if docname == "book/glossary":
-        for name, _, _ in entries(source[0]):
+        for name, _, _ in ways(source[0]):
             source[0] = LINK.sub(rf"{{ref}}`\1 <{name}>`", source[0], count=1)
     elif docname.startswith("book/") and app.env.doc2path(docname).endswith(".ipynb"):
         app.env.note_dependency(str(path))
@@ -102,7 +112,7 @@ def above(notebook: dict[str, Any], number: int, start: int) -> tuple[int, int]:
 
 def insert(notebook: dict[str, Any], chapter: str, glossary: str) -> list[str]:
     """Put the names of the places into a chapter; return the terms that it never uses."""
-    wanted = [(name, names) for name, names, where in entries(glossary) if where == chapter]
+    wanted = [(name, names) for name, names, where in ways(glossary) if where == chapter]
     places = {name: find(names, notebook) for name, names in wanted}
     there = [(above(notebook, *spot), name) for name, spot in places.items() if spot]
     for (number, start), name in sorted(there, reverse=True):

@@ -52,7 +52,8 @@ def show_maps(app: Any, docname: str, source: list[str]) -> None:
             if "image/png" in output.get("data", {}):
                 image = cell["metadata"].setdefault("mystnb", {}).setdefault("image", {})
                 said = output.get("metadata", {}).get("image/png", {}).get("width")
-                width = said or png_width(output["data"]["image/png"]) // 2
+                stored = base64.b64decode("".join(output["data"]["image/png"]))
+                width = said or pictures.size(stored)[0] // 2
                 image.setdefault("width", f"{width}px")
     notebook["cells"] = widgets.with_widgets(notebook["cells"])
     source[0] = json.dumps(notebook)
@@ -69,12 +70,6 @@ def show_records(app: Any, docname: str, source: list[str]) -> None:
         for path in (Path(measured.__file__), *Path(app.srcdir).glob(measured.RECORDS)):
             app.env.note_dependency(str(path))  # a build after the first reads the page again
         source[0] = measured.render(source[0])
-
-
-def png_width(encoded: str | list[str]) -> int:
-    """The width in pixels, which a PNG states in bytes 16 to 20."""
-    head = base64.b64decode("".join(encoded)[:32])
-    return int.from_bytes(head[16:20], "big")
 
 
 def keep_forward(app: Any, what: str, name: str, *rest: Any) -> bool | None:

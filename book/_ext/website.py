@@ -31,11 +31,11 @@ from sphinx.errors import ExtensionError
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "book" / "_ext")]
+import pictures  # noqa: E402
 import styles  # noqa: E402
 from address import PLACEHOLDER, pages, repository  # noqa: E402
 
 UNUSED = ("fontawesome", "sphinx-thebe", "mathjax", "THEBE_JS_URL")  # in a script's name or text
-SEARCH = "search_sections.js"  # which the page of the search alone needs
 # what the converter does not know, and what browsers show otherwise than TeX
 LATEX = {"{aligned}": "{align*}", "\\arg\\min": "\\operatorname{arg\\,min}"}
 MATHML = {
@@ -148,8 +148,10 @@ def languages(docname: str) -> list[tuple[str, str]]:
 
 def describe(app: Any, page: str, template: str, context: dict[str, Any], tree: Any) -> None:
     """Give a page its scripts, its head and its row of links."""
+    if page == "search":
+        app.add_js_file("search_sections.js")
     for key in ("script_files", "css_files"):
-        kept = [item for item in context.get(key, []) if not unused(item, page)]
+        kept = [item for item in context.get(key, []) if not unused(item)]
         context[key] = list({(str(item), body(item)): item for item in kept}.values())
     if not page.startswith(("book/", "translations/")):
         return
@@ -223,10 +225,10 @@ def body(item: Any) -> str:
     return (getattr(item, "attributes", None) or {}).get("body") or ""
 
 
-def unused(item: Any, page: str) -> bool:
-    """Whether the page does not need this script or style sheet."""
+def unused(item: Any) -> bool:
+    """Whether no page needs this script or style sheet."""
     words = f"{getattr(item, 'filename', None) or item} {body(item)}"
-    return any(name in words for name in (*UNUSED, *[SEARCH] * (page != "search")))
+    return any(name in words for name in UNUSED)
 
 
 def finish(app: Any, exception: Exception | None) -> None:
@@ -249,11 +251,11 @@ def finish(app: Any, exception: Exception | None) -> None:
         target = built / "_sources" / path.relative_to(ROOT)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(path.read_bytes())
-    for path in built.rglob("*.ipynb") if slug != PLACEHOLDER else ():
-        text = path.read_text(encoding="utf-8")
-        path.write_text(text.replace(PLACEHOLDER, slug), encoding="utf-8")
     styles.prune(built)
     if slug != PLACEHOLDER:
+        for path in built.rglob("*.ipynb"):
+            text = path.read_text(encoding="utf-8")
+            path.write_text(text.replace(PLACEHOLDER, slug), encoding="utf-8")
         sitemap(built, pages(slug))
         if left := without_address(built):
             raise ExtensionError(f"{', '.join(left)}: there is still {PLACEHOLDER}")
@@ -286,8 +288,7 @@ def waiting(page: Path, found: re.Match[str]) -> str:
     tag, source = found[0], found[1]
     picture = page.parent / source
     if picture.suffix == ".png" and "height=" not in tag:
-        head = picture.read_bytes()[:24]
-        width, height = (int.from_bytes(head[i : i + 4], "big") for i in (16, 20))
+        width, height = pictures.size(picture.read_bytes())
         tag = tag.replace("<img ", f'<img width="{width // 2}" height="{height // 2}" ', 1)
     return tag if "loading=" in tag else tag.replace("<img ", '<img loading="lazy" ', 1)
 

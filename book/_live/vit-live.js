@@ -1,5 +1,6 @@
 /* The live page: <div class="vit-live" data-mode="full"></div>, or data-mode="small" with less.
-   Needs vit-parts.js; loads the engine and the weights, which lie beside it, near the screen. */
+   Needs vit-parts.js; loads the engine and the weights, which lie beside it, near the screen. The
+   small one shows a stored answer, and loads the weights when the reader points at it or enters. */
 (function () {
   "use strict";
   const Parts = self.VitParts;
@@ -22,6 +23,14 @@
     "LalCpDeeL5YqjSeEKHorcTFpOWNDX05fWmFkZm1udHd4gXuLfpSDm4qhlKSgpKyhuJzDlMyM04LXeNhu12XTXcxXw1K4UaxTn1eUXopngnB8eXaDcIxqlmSfXw",
     "Iq1QqkSlOZ8wliqNJ4MneSpwMGg4YUNdTlxbXWdhcmd7b4J4h4KIjYaWgZ95pW-paaptqHmnhqSSoZ6dqpq2lsKSzo7a",
   ];
+  const FIRST = {  // what the model says of sample 4: logits, and what the class token reads in block 4
+    logits: [-3.78, -2.51, -2.91, -3.63, 11.38, -1.40, -2.47, -0.59, 0.25, 1.18],
+    shares: [
+      95, 5, 6, 6, 6, 8, 7, 5, 4, 6, 40, 479, 123, 148, 8, 5, 10, 38, 2362, 2013,
+      1379, 74, 12, 10, 15, 25, 516, 225, 27, 10, 7, 26, 95, 330, 33, 15, 5, 4, 3, 220,
+      1485, 12, 5, 5, 4, 3, 67, 8, 5, 3,
+    ].map((share) => share / 10_000),
+  };
   const TOUR = [  // the part that is lit, and what is said
     ["see", "Your drawing becomes 28 × 28 numbers. It is scaled to 20 pixels and its center of mass "
       + "moves to the middle, as MNIST was made: so it does not matter where or how large you draw."],
@@ -80,6 +89,7 @@
       this.colors = Parts.palette(root);
       this.strokes = (this.full && address()) || Parts.decode(SAMPLES[4]);
       this.borrowed = true;  // a sample or a link: the first stroke replaces it
+      this.state = "";  // said in the place of an answer
       Object.assign(this, { past: [], current: null, pen: null, what: {}, out: null, plain: null });
       Object.assign(this, { token: 0, hover: null, block: 3, head: 2, rollout: false, step: -1 });
       this.pixels = canvas(28, 28);
@@ -93,6 +103,11 @@
 
     // ---- loading, and what changes from outside
     watch() {
+      this.touched = new Promise((touch) => {
+        for (const how of ["pointerenter", "pointerdown", "focusin"]) {
+          this.root.addEventListener(how, touch, { once: true });
+        }
+      });
       const recolor = () => { this.colors = Parts.palette(this.root); this.repaint(); };
       const theme = { attributeFilter: ["data-theme"] };
       new MutationObserver(recolor).observe(document.documentElement, theme);
@@ -110,12 +125,19 @@
     async start() {
       try {
         const engine = self.VitEngine || script("vit-engine.js");
+        if (!this.full) {
+          await engine;
+          this.infer();
+          await this.touched;
+          this.say("Loading the model …");
+        }
         await Promise.all([engine, self.VIT_WEIGHTS || script("vit-weights.js")]);
         this.model = self.VitEngine.create(self.VIT_WEIGHTS);
+        this.state = "";
         this.infer();
         this.root.dataset.ready = performance.now().toFixed(0);
       } catch (error) {
-        this.says.textContent = `The model could not be loaded (${error.message}).`;
+        this.say(`The model could not be loaded (${error.message}).`);
         this.root.dataset.ready = "error";
         return;
       }
@@ -125,6 +147,8 @@
       }
       this.infer();
     }
+
+    say(state) { this.says.textContent = this.spoken.textContent = this.state = state; }
 
     // ---- the hand: mouse, pen, finger and keyboard
     buildHand() {
@@ -214,13 +238,14 @@
     // ---- the model
     repaint() {  // the line first, then the model, so that the line keeps up with the hand
       Parts.paintDrawing(this.draw, this.strokes, this.pen, this.current, this.colors);
-      if (!this.model || this.thinking) return;
+      if (!this.image || this.thinking) return;  // nothing is shown yet, or it comes anyway
       this.thinking = setTimeout(() => { this.thinking = null; this.infer(); }, 0);
     }
     infer() {
       this.image = self.VitEngine.strokesToImage(this.strokes);
       const some = this.strokes.length > 0, start = performance.now();
-      this.out = some ? this.model.forward(this.image, this.what) : null;
+      if (this.model) this.out = some ? this.model.forward(this.image, this.what) : null;
+      else this.out = this.borrowed ? FIRST : null;
       this.ms = performance.now() - start;
       this.plain = some && Object.keys(this.what).length ? this.model.forward(this.image) : null;
       this.rolled = null;
@@ -236,6 +261,7 @@
       });
     }
     shares(t, block, head) {  // what token t reads: by one head, by the mean of a block, or rollout
+      if (this.out === FIRST) return FIRST.shares;
       const { maps } = this.out, sum = new Float64Array(T);
       if (this.rollout && head === H) {
         this.rolled ||= list(L, (l) => self.VitEngine.rollout(maps, l + 1, H, T));
@@ -261,7 +287,7 @@
         const bar = el("i", {}, el("b"), el("u", { hidden: true }));
         this.bars.append(el("li", {}, el("span", {}, String(k)), bar, el("span", {}, "–")));
       }
-      this.says = note("Loading the model …", "vit-say");
+      this.says = note(this.full ? "Loading the model …" : "", "vit-say");
       this.warns = note("", "vit-warn");
       this.reads = note();
       this.spoken = el("p", { class: "vit-hidden", role: "status" });
@@ -279,9 +305,9 @@
       });
       this.root.dataset.answer = top;
       const ms = this.ms.toFixed(this.ms < 10 ? 1 : 0);
-      this.says.textContent = !p ? "Draw a digit, or choose a sample."
-        : `The model answers ${top} (${percent(p[top])})`
-          + (this.full ? `, computed in this browser in ${ms} ms.` : ".");
+      const timed = this.full ? `, computed in this browser in ${ms} ms` : "";
+      this.says.textContent = this.state || (!p ? "Draw a digit, or choose a sample."
+        : `The model answers ${top} (${percent(p[top])})${timed}.`);
       const much = this.image.reduce((a, b) => a + b, 0) > INK, doubt = p && p[top] < 0.75;
       const why = much ? "More ink than in 999 of 1,000 training digits." : "The model hesitates.";
       this.warns.textContent = much || doubt ? `${why} ${SOFTMAX}` : "";
