@@ -60,6 +60,23 @@ def test_a_formula_reads_as_its_latex_does(latex, shown):
     assert re.sub(r"\s", "", words(website.mathml(latex, "block"))) == shown
 
 
+def test_the_font_has_one_width_of_roots_and_every_root_of_the_book_is_low():
+    table = TTFont(ROOT / "book" / "_static" / "math.woff2")["MATH"].table.MathVariants
+    root = table.VertGlyphConstruction[table.VertGlyphCoverage.glyphs.index("radical")]
+    assert root.VariantCount == 1
+    assert root.GlyphAssembly is None
+    roots = [latex.split(r"\sqrt", 1)[1] for latex, _ in formulas() if r"\sqrt" in latex]
+    assert roots
+    assert not [latex for latex in roots if latex.startswith((r"{\frac", r"\frac", r"{\sum"))]
+
+
+def test_no_line_starts_with_what_ends_a_formula():
+    short, wide = website.mathml("P", "inline"), website.mathml("D", "inline")
+    wide = f'<span class="math-wide">{wide}</span>'
+    text = website.MATH_END.sub(r"[\1\2]", f"a {short}, b {wide}). {short} c")
+    assert text == f"a [{short},] b [{wide}).] {short} c"
+
+
 def test_a_chapter_of_a_fork_leads_to_the_fork():
     links = dict(website.links("book/05_attention_heads", "someone/their-fork"))
     colab = "https://colab.research.google.com/github/someone/their-fork/blob/colab/book/"

@@ -47,6 +47,9 @@ MATHML = {
     r"<mo[^>]*>&#x0?2016;": '<mo stretchy="false">&#x2016;',
 }
 IMAGE = re.compile(r'<img [^>]*?src="([^":]+)"[^>]*>')
+MATH_END = re.compile(
+    r'(<span class="math-wide"><math (?:(?!</math>).)*</math></span>'
+    r'|<math [^>]*display="inline">(?:(?!</math>).)*</math>)([,.;:?!)]+)', re.DOTALL)  # fmt: skip
 WIDE = 36  # characters of LaTeX in a sentence
 ICON_SCRIPT = re.compile(r"<script [^>]*fontawesome\.js[^>]*></script>")  # icons are a font
 ICON = re.compile(r"\bfa-[\w-]+")
@@ -246,6 +249,7 @@ def finish(app: Any, exception: Exception | None) -> None:
         text = text.replace('data-theme="auto"', 'data-theme="light"', 1)
         if path.parent.name != "_static":
             text = IMAGE.sub(functools.partial(waiting, path), text)
+            text = MATH_END.sub(r'<span class="math-end">\1\2</span>', text)
         path.write_text(text, encoding="utf-8")
     for path in (ROOT / "book" / "exercises").glob("*.ipynb"):
         target = built / "_sources" / path.relative_to(ROOT)
