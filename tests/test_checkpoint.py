@@ -373,20 +373,25 @@ def test_a_pickle_is_refused_and_not_opened(path):
 # ---- the shipped model
 
 
-@pytest.mark.parametrize(("name", "grid"), [("mnist", (7, 7)), ("mnist-best", (2, 2))])
-def test_a_shipped_model_is_small_and_its_card_says_how_it_was_made(name, grid):
+@pytest.mark.parametrize(
+    ("name", "grid", "most", "least"),
+    [("mnist", (7, 7), 250_000, 0.993), ("mnist-best", (2, 2), 250_000, 0.993),
+     ("fashion", (4, 4), 400_000, 0.92)],
+)  # fmt: skip
+def test_a_shipped_model_is_small_and_its_card_says_how_it_was_made(name, grid, most, least):
     card, file = pretrained_card(name), checkpoint.PRETRAINED / f"{name}.safetensors"
     model = load_pretrained(name)
     assert not model.training
     assert model.config.grid == grid
     assert file.stat().st_size < 1_000_000
     count = sum(parameter.numel() for parameter in model.parameters())
-    assert card["parameters"] == count <= 250_000
+    assert card["parameters"] == count <= most
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     stated = {"seed", "data", "training", "versions", "seconds", "machine", "test_images"}
     assert stated <= set(card)
     assert card["command"].startswith("vit-tutorial train")
     assert model.config == ViTConfig(**card["config"])
-    assert 0.993 <= card["test_accuracy"] <= 1
+    assert least <= card["test_accuracy"] <= 1
     assert card["history"][-1]["val_accuracy"] == card["validation_accuracy"]
     assert card["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
 
@@ -396,9 +401,21 @@ def test_the_shipped_model_reads_other_peoples_digits():
     assert evaluate(load_pretrained("mnist"), test).accuracy > 0.6
 
 
-@pytest.mark.parametrize("name", ["mnist", "mnist-best"])
+def test_a_shipped_model_comes_with_its_preprocessing_in_the_same_precision():
+    images = torch.rand(2, 1, 28, 28)
+    for name in ("mnist", "fashion"):
+        model, steps = from_checkpoint(name)
+        assert steps.precision == "float32"
+        assert torch.equal(model(images), load_pretrained(name)(images))
+
+
+@pytest.mark.parametrize("name", ["mnist", "mnist-best", "fashion"])
 def test_a_shipped_model_reaches_the_accuracy_on_its_card(name, real_data):
-    card, test = pretrained_card(name), load_data("mnist").test
+    card = pretrained_card(name)
+    folder = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST"}[card["data"]]
+    if not (real_data / folder).is_dir():
+        pytest.skip(f"VIT_TUTORIAL_DATA has no {folder}")
+    test = load_data(card["data"]).test
     accuracy = evaluate(load_pretrained(name), test).accuracy
     assert accuracy >= card["test_accuracy"] - 2 / len(test)  # two, for another machine's rounding
 

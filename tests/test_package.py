@@ -259,7 +259,7 @@ def test_the_wheel_holds_the_package_its_types_and_its_weights_and_nothing_else(
         names = [name for name in archive.namelist() if ".dist-info/" not in name]
         metadata = [name for name in archive.namelist() if ".dist-info/" in name]
     expected = {f"vit_tutorial/{path.relative_to(PACKAGE).as_posix()}" for path in SOURCES.values()}
-    models = [f"{m}.{end}" for m in ("mnist", "mnist-best", "mnist-int8")
+    models = [f"{m}.{end}" for m in ("mnist", "mnist-best", "mnist-int8", "fashion")
               for end in ("json", "safetensors")]  # fmt: skip
     expected |= {f"vit_tutorial/weights/pretrained/{name}" for name in models}
     records = (PACKAGE / "benchmarks" / "records").glob("*.*")

@@ -69,7 +69,7 @@ def test_the_readme_is_short_and_its_paths_exist():
 
 
 def test_the_results_are_the_shipped_models():
-    for name in ("mnist", "mnist-best"):
+    for name in ("mnist", "mnist-best", "fashion"):
         rows = [line for line in README.splitlines() if line.startswith("|")]
         row = next(line for line in rows if f'load_pretrained("{name}")' in line)
         assert f"{card(name)['parameters']:,}" in row
@@ -77,12 +77,20 @@ def test_the_results_are_the_shipped_models():
     assert f"{card('mnist')['test_accuracy']:.2%} of {card('mnist')['test_images']:,}" in README
 
 
-def test_the_small_models_are_the_record():
-    for name in variants("small_models"):
+@pytest.mark.parametrize("record", ["small_models", "fashion"])
+def test_the_small_models_are_the_record(record):
+    for name in variants(record):
         row = next(line for line in README.splitlines() if f"--preset {name}`" in line)
-        found = shares("small_models", name)
-        size = next(run["parameters"] for run in runs("small_models") if run["variant"] == name)
+        found = shares(record, name)
+        size = next(run["parameters"] for run in runs(record) if run["variant"] == name)
         assert f"| {size:,} | {told(found)} | {len(found)} |" in row
+
+
+def test_the_pages_photographs_are_the_record(page):
+    for name in variants("photographs"):
+        row = next(row for row in cells(page) if row[0] == name and len(row) == 6)
+        found = shares("photographs", name)
+        assert row[3:5] == [told(found), str(len(found))]
 
 
 # ---- the page
@@ -102,10 +110,11 @@ def test_no_number_of_a_record_is_typed_into_the_page():
 
 
 def test_the_pages_small_models_are_the_record(page):
-    for name in variants("small_models"):
-        row = next(row for row in cells(page) if row[0] == f"`--preset {name}`")
-        found = shares("small_models", name)
-        assert row[2:4] == [told(found), str(len(found))]
+    for record in ("small_models", "fashion"):
+        for name in variants(record):
+            row = next(row for row in cells(page) if row[0] == f"`--preset {name}`")
+            found = shares(record, name)
+            assert row[2:4] == [told(found), str(len(found))]
     row = next(row for row in cells(page) if row[0] == '`load_pretrained("mnist")`')
     assert row[2] == f"{100 * card('mnist')['test_accuracy']:.2f} %"
     assert row[5] == f"{card('mnist')['parameters']:,}"
@@ -134,6 +143,10 @@ def test_the_race_is_the_record(page):
         means[name] = sum(run["97 %"] for run in its) / len(its)
         times = [seconds_to(goal, its) for goal in ("97 %", "98 %", "99 %")]
         assert [name, *times, told(shares("mnist", name)), str(len(its))] in cells(page)
+    for name in variants("race"):
+        its = [run for run in runs("race") if run["variant"] == name]
+        times = [seconds_to(goal, its) for goal in ("97 %", "98 %", "99 %")]
+        assert [name, *times, told(shares("race", name)), str(len(its))] in cells(page)
     ratio = means["the plain recipe"] / means["the fast recipe"]
     assert f"takes {ratio:.1f} times as long" in page
     assert all(run["99.3 %"] is None for run in runs("mnist"))  # "no run of six epochs reached it"

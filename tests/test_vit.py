@@ -46,7 +46,7 @@ def test_the_file_needs_torch_alone():
     assert found <= {"torch", *sys.stdlib_module_names}
 
 
-@pytest.mark.parametrize("name", ["mnist", "mnist-best"])
+@pytest.mark.parametrize("name", ["mnist", "mnist-best", "fashion"])
 def test_the_shipped_weights_give_the_same_logits(name):
     theirs = load_pretrained(name)
     ours = like(theirs.config).eval()

@@ -35,9 +35,14 @@ def values() -> dict[str, str]:
 
     speed = record.read("throughput")
     race_record = record.read("mnist")
+    small = [run for name in ("small_models", "fashion") for run in record.read(name)["runs"]]
+    lean = record.read("race")
     return {
-        "results": results(record.read("small_models")["runs"], race_record),
+        "results": results(small, race_record),
         **race(race_record["runs"]),
+        "lean_race": finishing_times(lean["runs"]),
+        "lean_machine": lean["cpu"],
+        "photographs": photographs(record.read("photographs")["runs"]),
         **speeds(speed),
         "machine": machine(speed),
         "ablations": ablations(record.read("ablations")["runs"]),
@@ -121,20 +126,37 @@ def parameters(model: dict[str, Any]) -> int:
     return sum(p.numel() for p in built.parameters())
 
 
-def race(runs: list[dict[str, Any]]) -> dict[str, str]:
-    """Seconds of training until the goals are reached, and how the plain recipe compares."""
-    goals = ("97 %", "98 %", "99 %")
-    variants = by_variant(runs)
+def photographs(runs: list[dict[str, Any]]) -> str:
+    """A ViT and a CNN on a folder of photographs."""
     rows = []
-    for name, its in variants.items():
+    for name, its in by_variant(runs).items():
+        shares = ([run[f"{part}_accuracy"] for run in its] for part in ("training", "test"))
+        time = duration([run["seconds"] for run in its])
+        rows.append((name, f"{its[0]['parameters']:,}", *map(accuracy, shares), len(its), time))
+    return table(
+        ("network", "parameters", "on training images", "on test images", "n", "time"), rows
+    )
+
+
+def finishing_times(runs: list[dict[str, Any]]) -> str:
+    """Seconds of training until the goals of the race are reached."""
+    goals = ("97 %", "98 %", "99 %")
+    rows = []
+    for name, its in by_variant(runs).items():
         times = [[run[goal] for run in its] for goal in goals]
         means = [DASH if None in t else f"{sum(t) / len(t):.0f} s" for t in times]
         rows.append((name, *means, accuracy([run["test_accuracy"] for run in its]), len(its)))
+    return table(("recipe", *goals, "at the end", "n"), rows)
+
+
+def race(runs: list[dict[str, Any]]) -> dict[str, str]:
+    """The table of the race, and how the plain recipe compares."""
+    variants = by_variant(runs)
     fast, plain = ([run["97 %"] for run in variants[name]]
                    for name in ("the fast recipe", "the plain recipe"))  # fmt: skip
     ratio = sum(plain) / len(plain) / (sum(fast) / len(fast))
     return {
-        "race": table(("recipe", *goals, "at the end", "n"), rows),
+        "race": finishing_times(runs),
         "race_ratio": f"{ratio:.1f}",
         "race_plain": span(plain),
         "race_fast": span(fast),

@@ -1,11 +1,8 @@
 """How much data does a ViT need? Beside a convolutional network, on parts of a data set.
 
     python -m vit_tutorial.benchmarks.data_scaling [--data cifar10] [--only "ViT, 1 %"] [--list]
-    python -m vit_tutorial.benchmarks.data_scaling --data photographs --epochs 60
 
-Every variant, three seeds each, or those given by `--only`; on MNIST unless told otherwise.
-`photographs` are the folder `trashnet` beside the data sets, one sub-folder for each class, read
-at 64 x 64 pixels. Both
+Every variant, three seeds each, or those given by `--only`; on MNIST unless told otherwise. Both
 networks have the same number of parameters (within 1 %), the same recipe, and see the same number
 of images in the same number of steps whatever their share of the data: a network with 1 % of the
 images sees each of them a hundred times as often. The record is written after every run, and runs
@@ -18,7 +15,6 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -34,8 +30,8 @@ from vit_tutorial.model import VisionTransformer
 from vit_tutorial.train import TrainConfig, evaluate, train
 
 RECORD = records.FOLDER / "data_scaling.json"
-PATCH = {"mnist": 7, "fashion_mnist": 7, "cifar10": 8, "photographs": 16}  # 16 patches of each
-AUGMENT = {"mnist": 1.0, "fashion_mnist": 0.5, "cifar10": 0.5, "photographs": 0.5}
+PATCH = {"mnist": 7, "fashion_mnist": 7, "cifar10": 8}  # 16 patches of an image of each
+AUGMENT = {"mnist": 1.0, "fashion_mnist": 0.5, "cifar10": 0.5}
 SHARES = (1, 3, 10, 30, 100)  # per cent of the training images
 
 
@@ -122,22 +118,13 @@ def run(variant: Variant, name: str, data: Data, epochs: int, seed: int) -> dict
     }
 
 
-def read(name: str, root: Path) -> tuple[Data, str]:
-    """A data set, and what it is called in the record."""
-    if name == "photographs":
-        return folders.load(f"folder:{root / 'trashnet'}", image_size=64, apart=True), "trashnet"
-    copy = root / "cifar10_jpeg"
-    if name == "cifar10" and copy.is_dir():  # the same images, once through JPEG
-        return folders.load(f"folder:{copy}"), "cifar10 (JPEG copy)"
-    return folders.load(name, root), name
-
-
 def prepare(args: argparse.Namespace) -> tuple[dict[str, Any], Callable[[Variant, int], Any]]:
     """The budget that all runs share, and the function that makes a run."""
-    name = args.data
-    data, called = read(name, data_root(args.root))
+    name, copy = args.data, data_root(args.root) / "cifar10_jpeg"
+    jpeg = name == "cifar10" and copy.is_dir()  # the same images, once through JPEG
+    data = folders.load(f"folder:{copy}" if jpeg else name, None if jpeg else args.root)
     budget = {
-        "data": called, "epochs": args.epochs,
+        "data": "cifar10 (JPEG copy)" if jpeg else name, "epochs": args.epochs,
         "model": {**SMALL, "patch_size": PATCH[name]},
         "training": asdict(recipe(name, args.epochs)),
     }  # fmt: skip

@@ -37,8 +37,8 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and std of its
 def from_checkpoint(name: str | Path) -> Prepared:
     """A model in eval mode on the CPU, and its preprocessing.
 
-    `name` is a shipped model ("mnist"), a file that `save` wrote, a file that another library
-    wrote, a folder that holds such a file, or what a library calls a model that it fetches itself:
+    `name` is a shipped model ("mnist", "fashion"), a file that `save` wrote, a file that another
+    library wrote, a folder that holds such a file, or what a library calls a model that it fetches:
     "timm:vit_base_patch16_224.augreg2_in21k_ft_in1k", "torchvision:vit_b_16",
     "hf:google/vit-base-patch16-224". Raises ValueError for an unknown name, a missing, damaged or
     unsuitable file, and where nothing can be fetched, with what to fetch and where to put it.
@@ -66,6 +66,8 @@ def with_more(name: str | Path) -> tuple[VisionTransformer, Preprocessing, dict[
             f"reads {(c.channels, c.classes, c.height_width)}"
         )
     widest = reduce(torch.promote_types, (weight.dtype for weight in model.parameters()))
+    if str(name) in checkpoint.pretrained_names():  # half precision is for their files alone
+        widest = torch.promote_types(widest, torch.float32)
     return model.to(widest), replace(steps, precision=str(widest).removeprefix("torch.")), more
 
 
