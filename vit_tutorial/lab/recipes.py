@@ -101,7 +101,7 @@ PRESETS = {
     "mnist-best": Preset(FLAT, BEST),  # benchmarks.small_models
     "fashion": Preset(
         FLAT | {"patch_size": 7, "layers": 5}, CLOTHES
-    ),  # shipped; 40 minutes of a core
+    ),  # shipped; 50 minutes of a core
     "cifar10": Preset(LITE, PHOTOS),  # for a GPU
     # under a million parameters, in 80 minutes of a core
     "cifar10-small": Preset(LITE | {"layers": 6, "hidden_size": 96, "mlp_size": 192}, FEW_PHOTOS),
