@@ -115,6 +115,15 @@ def test_a_picture_waits_in_a_place_of_its_shape(tmp_path):
     assert tag.startswith('<img loading="lazy" width="320" height="100" alt="a"')
 
 
+def test_the_logo_is_loaded_at_once_in_a_place_of_its_shape(tmp_path):
+    logo = website.ROOT / "book" / "_static" / "logo.svg"
+    (tmp_path / "logo.svg").write_text(logo.read_text("utf-8"), "utf-8")
+    found = website.IMAGE.search('<img src="logo.svg" class="logo__image only-light" alt="Home"/>')
+    tag = website.waiting(tmp_path / "page.html", found)
+    assert tag.startswith('<img width="240" height="118" ')
+    assert "lazy" not in tag
+
+
 def test_a_translation_leads_to_the_book_where_it_has_no_page_of_its_own():
     text = ["see [02](../../book/02_projection.ipynb) {cite:p}`someone2021` and [here](index.md)"]
     website.leave_translation(None, "translations/es/index", text)

@@ -291,6 +291,9 @@ def waiting(page: Path, found: re.Match[str]) -> str:
     """An image that is loaded when it is near the screen, in a place of the right shape."""
     tag, source = found[0], found[1]
     picture = page.parent / source
+    if "logo__image" in tag:  # at the top of every page
+        width, height = re.findall(r'(?:width|height)="(\d+)"', picture.read_text("utf-8"))[:2]
+        return tag.replace("<img ", f'<img width="{width}" height="{height}" ', 1)
     if picture.suffix == ".png" and "height=" not in tag:
         width, height = pictures.size(picture.read_bytes())
         tag = tag.replace("<img ", f'<img width="{width // 2}" height="{height // 2}" ', 1)

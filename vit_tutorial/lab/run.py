@@ -314,7 +314,8 @@ def follow(
 def asked_to_stop() -> Iterator[list[int]]:
     """Collect Ctrl-C, and SIGTERM as clusters send it, in a list; a second Ctrl-C acts at once.
 
-    A second SIGTERM does not: launchers pass on what the cluster has sent to everyone already.
+    A second SIGTERM does not: launchers pass on what the cluster has sent to everyone already. One
+    that comes later still, while the process ends, changes nothing either.
     """
     asked: list[int] = []
 
@@ -328,7 +329,8 @@ def asked_to_stop() -> Iterator[list[int]]:
         yield asked
     finally:
         for number, handler in usual.items():
-            signal.signal(number, handler)
+            if number == signal.SIGINT or number not in asked:
+                signal.signal(number, handler)
 
 
 def write_metrics(out: Path, history: list[dict[str, Any]]) -> None:
