@@ -292,7 +292,7 @@ def waiting(page: Path, found: re.Match[str]) -> str:
     tag, source = found[0], found[1]
     picture = page.parent / source
     if "logo__image" in tag:  # at the top of every page
-        logo = (ROOT / "book" / "_static" / "logo.svg").read_text("utf-8")
+        logo = (ROOT / "book" / "_static" / "logo.svg").read_text(encoding="utf-8")
         width, height = re.findall(r'(?:width|height)="(\d+)"', logo)[:2]
         return tag.replace("<img ", f'<img width="{width}" height="{height}" ', 1)
     if picture.suffix == ".png" and "height=" not in tag:
