@@ -271,15 +271,16 @@ def test_a_pass_holds_every_hard_image_and_a_share_of_the_known():
     assert len(first) == 100  # nothing is known yet
 
 
-def test_photographs_train_both_networks_on_one_split(tmp_path, monkeypatch):
-    monkeypatch.setattr(photographs, "VIT", VIT := replace(photographs.VIT, epochs=1, batch_size=8))
+def test_photographs_train_both_networks_on_one_split(tmp_path):
     for name in "abc":
         (tmp_path / "trashnet" / name).mkdir(parents=True)
         for i in range(10):
             pixels = np.random.default_rng(ord(name) * i).integers(0, 256, (64, 64, 3), np.uint8)
             Image.fromarray(pixels).save(tmp_path / "trashnet" / name / f"{i}.png")
-    vit = photographs.run(VIT, 0, tmp_path)
-    cnn = photographs.run(replace(photographs.CNN, epochs=1, batch_size=8), 0, tmp_path)
+    vit, cnn = (
+        photographs.run(replace(recipe, epochs=1, batch_size=8), 0, tmp_path)
+        for recipe in (photographs.VIT, photographs.CNN)
+    )
     assert (vit["images"], vit["test_images"]) == (cnn["images"], cnn["test_images"])
     assert vit["most_frequent_class"] == pytest.approx(1 / 3, abs=1e-4)
     assert abs(cnn["parameters"] / vit["parameters"] - 1) < 0.01
@@ -305,6 +306,8 @@ def test_what_needs_a_gpu_is_recorded_step_by_step_and_a_failure_stops_nothing(
     assert second["passed"]
     assert second["float32_gap"] == 0 < second["bf16_gap"]
     assert "no room" in capsys.readouterr().out
+    with pytest.raises(gpu.Failed, match="the 8 minutes were over"):
+        gpu.call(["0", "--bind", "127.0.0.1"], 0.0, "http.server")  # would go on for ever
     if not torch.cuda.is_available():
         monkeypatch.setattr(sys, "argv", ["gpu.py"])
         with pytest.raises(SystemExit) as stopped:

@@ -86,6 +86,12 @@ def test_the_small_models_are_the_record(record):
         assert f"| {size:,} | {told(found)} | {len(found)} |" in row
 
 
+def test_what_the_page_says_of_one_machine_holds_for_three_records():
+    machines = {json.loads((RECORDS / f"{name}.json").read_text(encoding="utf-8"))["cpu"]
+                for name in ("race", "photographs", "fashion")}  # fmt: skip
+    assert machines == {measured.values()["lean_machine"]}
+
+
 def test_the_pages_photographs_are_the_record(page):
     for name in variants("photographs"):
         row = next(row for row in cells(page) if row[0] == name and len(row) == 6)

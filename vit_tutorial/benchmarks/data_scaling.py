@@ -74,8 +74,13 @@ def build(network: str, name: str, data: Data) -> nn.Module:
     vit = VisionTransformer(model_config(data, {**SMALL, "patch_size": PATCH[name]}))
     if network == "ViT":
         return vit
+    return cnn_like(vit, data)
+
+
+def cnn_like(vit: nn.Module, data: Data) -> SmallCNN:
+    """The CNN of the width that comes nearest in parameters."""
     C, K = data.train.images.shape[1], len(data.classes)
-    width = min(range(8, 80), key=lambda w: abs(count(SmallCNN(C, w, K)) - count(vit)))
+    width = min(range(8, 120), key=lambda w: abs(count(SmallCNN(C, w, K)) - count(vit)))
     return SmallCNN(C, width, K)
 
 

@@ -5,11 +5,11 @@
 Every recipe, five seeds each, or those given by `--only`. All but two train the same model (P 7,
 D 64, L 3); one of them starts with larger patches. The two of four patches train the model of
 `mnist-best` (P 14, D 96, L 3) in batches of 256; they were chosen on validation images, with seed
-0 alone. The fast recipe was chosen on validation images, except
-that the fourth block was dropped, for time, after the test figures of one run with it had been
-seen. The recipes named after it differ from it in one thing (AdamW has its usual rate of 0.003; the
-two parts with large and small patches each have their own warm-up and schedule); nothing was
-chosen by their figures.
+0 alone. The fast recipe was chosen on validation images, except that the fourth block was dropped,
+for time, after the test figures of one run with it had been seen. The recipes named after it differ
+from it in one thing (AdamW has its usual rate of 0.003; the two parts with large and small patches
+each have their own warm-up and schedule); nothing was chosen by their figures.
+
 The test images are the finishing line, evaluated four times an epoch; the time of a goal is that
 of the first evaluation at or above it. The validation split is that of seed 0 in every run. The
 clock runs while the model trains, from the first batch on; it stops while the test images are
@@ -159,7 +159,7 @@ def go(
 def four_patches(known: float, data: Data, seed: int, root: Path | None) -> dict[str, Any]:
     """A model of four patches; of the images that it knows, a share is in each pass.
 
-    A pass is shorter, and there are more of them: in all as many images as in six whole passes.
+    A pass is shorter, and there are more of them: as many steps in all as in six whole passes.
     After InfoBatch (https://arxiv.org/abs/2303.04947), without its weights.
     """
     torch.manual_seed(seed)
@@ -168,8 +168,9 @@ def four_patches(known: float, data: Data, seed: int, root: Path | None) -> dict
     clock, dice = Clock(data, deepcopy(model)), torch.Generator().manual_seed(seed)
     train, losses, step = data.train, torch.full((len(data.train),), math.inf), 0
     per_epoch = len(train) // LEAN.batch_size
+    steps = LEAN.epochs * per_epoch
     model.train()
-    while step < (steps := LEAN.epochs * per_epoch):
+    while step < steps:
         for rows in rows_of_pass(losses, known, dice).split(LEAN.batch_size)[: steps - step]:
             images = random_affine(train.images[rows].float() / 255, dice, LEAN.augment)
             rate = schedule((step + 0.5) / steps, LEAN.warmup)
