@@ -92,6 +92,7 @@ OPTIONS = {  # the value, and what --help says
     "average": ("X", "decay of the exponential moving average of the weights; 0 for none"),
     "label-smoothing": ("X", "share of each label that is spread evenly over all classes"),
     "cutmix": ("X", "alpha of CutMix; 0 for none"),
+    "drop-patches": ("X", "share of the patches that a step leaves out; 0 for none"),
     "optimizer": ("NAME", " or ".join(CHOICES["optimizer"])),
     "augmentation": ("NAME", " or ".join(CHOICES["augmentation"])),
     "frozen": ("", "train nothing but the new head"),
@@ -124,7 +125,7 @@ DATA = "data root image-size"
 MODEL = "patch-size layers hidden-size mlp-size heads dropout positions pool"
 RECIPE = (
     "epochs batch-size learning-rate weight-decay warmup gradient-clip augment muon-rate average "
-    "label-smoothing cutmix optimizer augmentation"
+    "label-smoothing cutmix drop-patches optimizer augmentation"
 )
 RUN = "seed out resume save-minutes device precision accumulate compile"
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import asdict, replace
 from functools import partial
+from math import prod
 from typing import Any, NamedTuple
 
 import torch
@@ -23,7 +24,7 @@ from vit_tutorial.lab.augment import AUGMENTATIONS, cutmix
 from vit_tutorial.lab.optim import kept_after_a_step, make_optimizer, update_average
 from vit_tutorial.lab.recipes import Recipe
 from vit_tutorial.lab.resume import State, check_same
-from vit_tutorial.lab.shortcut import shortcut
+from vit_tutorial.lab.shortcut import ClassTokenShortcut, shortcut
 from vit_tutorial.train import Epoch, evaluate, number_of_logits, schedule, set_rate
 from vit_tutorial.weights.files import check_numbers
 
@@ -74,11 +75,16 @@ class Training:
             check_shards(recipe, compiled)
             network = self.trained = distributed.sharded(model, shards)
             self.average = distributed.sharded(model, shards) if recipe.average else None
+        if recipe.drop_patches and not isinstance(network, ClassTokenShortcut):
+            raise ValueError(
+                f"drop_patches {recipe.drop_patches} needs the shortcut of a VisionTransformer with "
+                "a class token, and no fsdp"
+            )
         self.weight = next(self.trained.parameters())
         self.optimizer = make_optimizer(self.trained, recipe)
         if compiled:
             network.compile()
-        self.network = distributed.wrap(network)
+        self.inner, self.network = network, distributed.wrap(network)
         self.epoch, self.step, self.seconds = 0, 0, 0.0
         steps = len(data.train) // recipe.batch_size
         self.losses = torch.zeros(steps, dtype=self.weight.dtype, device=self.weight.device)
@@ -151,6 +157,7 @@ class Training:
             number = self.epoch * len(self.losses) + self.step + 1
             distributed.own_dropout(self.generator.initial_seed(), number)
             set_rate(self.optimizer, self.rate(number))
+            self.drop_patches(number / steps)
             loss, accuracy = train_step(self.network, self.optimizer, batch, recipe)
             self.losses[self.step] = loss
             self.step, self.seconds = self.step + 1, time.perf_counter() - start
@@ -158,6 +165,23 @@ class Training:
                 update_average(self.average, self.trained, recipe.average, number)
             if on_step is not None:
                 on_step(Step(number, steps, loss, accuracy))
+
+    def drop_patches(self, progress: float) -> None:
+        """Choose the patches that a step works on: after PatchDropout, with all of them at the end.
+
+        The same for all images of a batch, and all patches in the last fifth of the steps, so that
+        the model ends on images as it will meet them (https://arxiv.org/abs/2208.07220).
+        """
+        if not isinstance(self.inner, ClassTokenShortcut):
+            return
+        if progress > 0.8 or not self.recipe.drop_patches:
+            self.inner.kept = None
+            return
+        patches = prod(self.inner.model.config.grid)
+        left = max(1, patches - round(self.recipe.drop_patches * patches))
+        order = 1 + torch.randperm(patches, generator=self.generator)[:left]
+        kept = torch.cat([torch.zeros(1, dtype=torch.long), order])
+        self.inner.kept = kept.to(self.weight.device, non_blocking=True)
 
     def rate(self, number: int) -> float:
         """The learning rate of a step, counted from 1."""

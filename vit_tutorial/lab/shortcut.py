@@ -1,6 +1,6 @@
-"""The last block needs to work for the class token alone, since nobody reads the other tokens."""
+"""The last block works for the class token alone, and all blocks for some of the patches."""
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -12,8 +12,10 @@ class ClassTokenShortcut(nn.Module):
 
     It shares the model's parameters; under dropout it draws other random numbers. In the last block
     every token is still read (its key and value), but only the class token's query, MLP and norm
-    are worked out.
+    are worked out. `kept` may name the tokens that the blocks see, 0 for the class token; None: all.
     """
+
+    kept: Int[Tensor, " _"] | None = None
 
     def __init__(self, model: VisionTransformer):
         super().__init__()
@@ -21,6 +23,7 @@ class ClassTokenShortcut(nn.Module):
 
     def forward(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K"]:
         z, encoder = self.model.embedding(images), self.model.encoder
+        z = z if self.kept is None else z[:, self.kept]
         *blocks, last = encoder.blocks
         for block in blocks:
             z = block(z)
