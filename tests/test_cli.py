@@ -276,11 +276,11 @@ def test_photographs_get_a_size_a_model_and_a_recipe_of_their_own(tmp_path):
 
 def test_options_of_the_larger_runs_reach_the_recipe():
     words = "--optimizer muon --muon-rate 0.01 --average 0.9 --label-smoothing 0.1 --cutmix 1"
-    words += " --augmentation photo --precision bf16 --accumulate 2"
+    words += " --drop-patches 0.5 --augmentation photo --precision bf16 --accumulate 2"
     _, recipe = cli.configure(cli.parser().parse_args([*QUICK, *words.split()]), load("digits"))
     assert (recipe.optimizer, recipe.muon_rate, recipe.average) == ("muon", 0.01, 0.9)
     assert (recipe.label_smoothing, recipe.cutmix, recipe.augmentation) == (0.1, 1, "photo")
-    assert (recipe.precision, recipe.accumulate) == ("bf16", 2)
+    assert (recipe.precision, recipe.accumulate, recipe.drop_patches) == ("bf16", 2, 0.5)
 
 
 # ---- evaluate and predict

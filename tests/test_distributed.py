@@ -29,6 +29,7 @@ RECIPES = {
     "muon": dict(epochs=1, batch_size=128, learning_rate=1e-2, optimizer="muon", accumulate=2),
     "cutmix": dict(epochs=1, batch_size=128, learning_rate=1e-2, cutmix=1.0, average=0.5),
     "parts": dict(epochs=1, batch_size=128, learning_rate=1e-2, accumulate=2, layer_decay=0.5),
+    "few": dict(epochs=1, batch_size=128, learning_rate=1e-2, shortcut=True, drop_patches=0.5),
 }
 WAYS = ["ddp", "fsdp"]
 
@@ -47,7 +48,7 @@ def in_double(recipes, path, way="ddp"):
     distributed.join(torch.device("cpu"))
     found, shards = {}, torch.device("cpu") if way == "fsdp" else None
     for name, recipe in recipes.items():
-        if way == "fsdp" and name == "muon":
+        if way == "fsdp" and name in ("muon", "few"):
             continue
         torch.manual_seed(0)
         model = VisionTransformer(ViTConfig(28, 7, 1, 10, 1, 16, 16, 2)).double()

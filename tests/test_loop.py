@@ -191,7 +191,8 @@ class Stop(Exception):
     """Somebody pressed Ctrl-C."""
 
 
-RICH = dict(optimizer="muon", average=0.8, label_smoothing=0.1, accumulate=2, shortcut=True)
+RICH = dict(optimizer="muon", average=0.8, label_smoothing=0.1, accumulate=2, shortcut=True,
+            drop_patches=0.5)  # fmt: skip
 
 
 def stopped(training, number):
@@ -482,6 +483,39 @@ def test_a_rate_far_too_high_is_named():
         list(train(model(), DATA, wild, seeded()))
 
 
+# ---- fewer patches
+
+
+def test_most_steps_see_half_of_the_patches_with_their_positions_and_the_last_fifth_all():
+    made, seen = model(), []
+    training = Training(
+        made, DATA, recipe(epochs=4, shortcut=True, drop_patches=0.5, augment=0.0), seeded()
+    )
+    block = made.encoder.blocks[0].attention
+    usual, block.split_heads = block.split_heads, lambda x: [seen.append(x.shape[1]), usual(x)][1]
+    chosen = []
+    list(training.epochs(lambda step: chosen.append(training.inner.kept)))
+    steps = [tokens for tokens in seen if tokens]
+    assert steps[: len(chosen)].count(3) == 16  # the class token and two of four patches
+    assert [kept is None for kept in chosen] == [False] * 16 + [True] * 4
+    assert all(kept[0] == 0 and len(set(kept.tolist())) == 3 for kept in chosen[:16])
+    assert len({tuple(sorted(kept.tolist())) for kept in chosen[:16]}) > 3
+
+
+def test_at_least_one_patch_is_left():
+    training = Training(model(), DATA, recipe(shortcut=True, drop_patches=0.99), seeded())
+    training.drop_patches(0.1)
+    assert len(training.inner.kept) == 2
+
+
+def test_patches_are_not_left_out_where_the_shortcut_does_not_go():
+    told = "drop_patches 0.5 needs the shortcut of a VisionTransformer with a class token"
+    for made, changes in ((model(), dict(shortcut=False)), (model(pool="mean"), {})):
+        options = dict(shortcut=True, drop_patches=0.5) | changes
+        with pytest.raises(ValueError, match=told):
+            Training(made, DATA, recipe(**options), seeded())
+
+
 # ---- recipes
 
 
@@ -495,6 +529,7 @@ def test_a_rate_far_too_high_is_named():
         (dict(muon_rate=0.0), "muon_rate must be above 0, got 0.0"),
         (dict(accumulate=3), "3 parts do not divide batch_size 128"),
         (dict(cutmix=-1.0), "cutmix must be at least 0, got -1.0"),
+        (dict(drop_patches=1.0), r"drop_patches must lie in \[0, 1\), got 1.0"),
         (dict(optimizer="adam"), "unknown optimizer 'adam'; did you mean 'adamw'"),
         (dict(precision="fp8"), "unknown precision 'fp8'"),
         (dict(augmentation="photos"), "unknown augmentation 'photos'; did you mean 'photo'"),

@@ -68,6 +68,18 @@ def test_a_model_whose_head_reads_all_tokens_stays_as_it_is():
         assert shortcut(other) is other
 
 
+def test_it_may_see_some_of_the_tokens_alone():
+    whole, images = model(), torch.randn(3, 1, 8, 8, dtype=torch.float64)
+    quick, kept = shortcut(whole), torch.tensor([0, 4, 2])
+    quick.kept = kept
+    hook = whole.embedding.register_forward_hook(lambda module, given, tokens: tokens[:, kept])
+    expected = whole(images)
+    hook.remove()
+    assert_close(quick.eval()(images), expected, **EXACT)
+    assert (expected - whole(images)).abs().max() > 0.01
+    assert len(whole.state_dict()) == len(quick.state_dict())  # nothing is kept of it
+
+
 def test_it_does_less_work():
     whole, images = model(), torch.randn(2, 1, 8, 8, dtype=torch.float64)
     work = []

@@ -52,11 +52,11 @@ def random_crop(
     """Mirror half of the images, left for right, and move each by whole pixels.
 
     By up to an eighth of its side at strength 1; what comes in is the image, reflected at its edge.
-    Whole pixels keep an image sharp, which `random_affine` does not. Strength does not change how
-    many are mirrored.
+    Whole pixels keep an image sharp, which `random_affine` does not. Any strength above 0 mirrors
+    half.
     """
     B, (H, W) = len(images), images.shape[2:]
-    mirror = 1 - 2 * (torch.rand(B, generator=generator) < 0.5).float()
+    mirror = 1 - 2 * (torch.rand(B, generator=generator) < 0.5 * (strength > 0)).float()
     right, down = strength * (torch.rand(2, B, generator=generator) * 2 - 1) / 8
     none, one = torch.zeros(B), torch.ones(B)
     rows = [

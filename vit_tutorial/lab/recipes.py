@@ -93,7 +93,7 @@ PHOTOS = replace(
 )  # fmt: skip
 FEW_PHOTOS = replace(PHOTOS, epochs=16, learning_rate=0.005, augment=0.5, cutmix=0.0, average=0.99)
 HALF_SEEN = replace(
-    FEW_PHOTOS, epochs=30, batch_size=256, muon_rate=0.03, average=0.998, drop_patches=0.5
+    FEW_PHOTOS, epochs=40, batch_size=256, muon_rate=0.03, average=0.998, drop_patches=0.5
 )
 PRESETS = {
     "digits": Preset(SMALL, replace(PLAIN, epochs=80, batch_size=64)),
