@@ -85,8 +85,9 @@ BEST = replace(
     optimizer="muon", average=0.998,
 )  # fmt: skip
 CLOTHES = replace(
-    BEST, epochs=56, augmentation="mirror", augment=0.5, average=0.999, label_smoothing=0.1
-)
+    BEST, epochs=50, batch_size=256, muon_rate=0.03, augmentation="mirror", augment=0.5,
+    label_smoothing=0.1, drop_patches=0.5,
+)  # fmt: skip
 PHOTOS = replace(
     PLAIN, epochs=200, learning_rate=0.002, warmup=0.05, augmentation="photo", cutmix=1.0,
     label_smoothing=0.1, optimizer="muon", average=0.999,
@@ -104,8 +105,8 @@ PRESETS = {
     ),  # shipped
     "mnist-best": Preset(FLAT, BEST),  # benchmarks.small_models
     "fashion": Preset(
-        FLAT | {"patch_size": 7, "layers": 5}, CLOTHES
-    ),  # shipped; 50 minutes of a core
+        FLAT | {"patch_size": 4, "layers": 5}, CLOTHES
+    ),  # shipped; two hours of a core
     "cifar10": Preset(LITE, PHOTOS),  # for a GPU
     # under a million parameters, two hours of a core
     "cifar10-small": Preset(LITE | {"layers": 6, "hidden_size": 96, "mlp_size": 192}, HALF_SEEN),
