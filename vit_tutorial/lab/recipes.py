@@ -85,7 +85,7 @@ BEST = replace(
     optimizer="muon", average=0.998,
 )  # fmt: skip
 CLOTHES = replace(
-    BEST, epochs=50, batch_size=256, muon_rate=0.03, augmentation="mirror", augment=0.5,
+    BEST, epochs=42, batch_size=256, muon_rate=0.03, augmentation="mirror", augment=0.5,
     label_smoothing=0.1, drop_patches=0.5,
 )  # fmt: skip
 PHOTOS = replace(
