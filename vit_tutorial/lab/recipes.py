@@ -85,7 +85,7 @@ BEST = replace(
     optimizer="muon", average=0.998,
 )  # fmt: skip
 CLOTHES = replace(
-    BEST, epochs=42, batch_size=256, muon_rate=0.03, augmentation="mirror", augment=0.5,
+    BEST, epochs=42, batch_size=256, learning_rate=0.003, muon_rate=0.012, augmentation="mirror", augment=0.5,
     label_smoothing=0.1, drop_patches=0.5,
 )  # fmt: skip
 PHOTOS = replace(
@@ -94,7 +94,7 @@ PHOTOS = replace(
 )  # fmt: skip
 FEW_PHOTOS = replace(PHOTOS, epochs=16, learning_rate=0.005, augment=0.5, cutmix=0.0, average=0.99)
 HALF_SEEN = replace(
-    FEW_PHOTOS, epochs=40, batch_size=256, muon_rate=0.03, average=0.998, drop_patches=0.5
+    FEW_PHOTOS, epochs=30, batch_size=256, learning_rate=0.002, muon_rate=0.012, average=0.998, drop_patches=0.5
 )
 PRESETS = {
     "digits": Preset(SMALL, replace(PLAIN, epochs=80, batch_size=64)),
