@@ -486,7 +486,7 @@ def test_a_rate_far_too_high_is_named():
 # ---- fewer patches
 
 
-def test_most_steps_see_half_of_the_patches_with_their_positions_and_the_last_fifth_all():
+def test_most_steps_see_half_of_the_patches_with_their_positions_and_the_last_tenth_all():
     made, seen = model(), []
     training = Training(
         made, DATA, recipe(epochs=4, shortcut=True, drop_patches=0.5, augment=0.0), seeded()
@@ -496,10 +496,10 @@ def test_most_steps_see_half_of_the_patches_with_their_positions_and_the_last_fi
     chosen = []
     list(training.epochs(lambda step: chosen.append(training.inner.kept)))
     steps = [tokens for tokens in seen if tokens]
-    assert steps[: len(chosen)].count(3) == 16  # the class token and two of four patches
-    assert [kept is None for kept in chosen] == [False] * 16 + [True] * 4
-    assert all(kept[0] == 0 and len(set(kept.tolist())) == 3 for kept in chosen[:16])
-    assert len({tuple(sorted(kept.tolist())) for kept in chosen[:16]}) > 3
+    assert steps[: len(chosen)].count(3) == 18  # the class token and two of four patches
+    assert [kept is None for kept in chosen] == [False] * 18 + [True] * 2
+    assert all(kept[0] == 0 and len(set(kept.tolist())) == 3 for kept in chosen[:18])
+    assert len({tuple(sorted(kept.tolist())) for kept in chosen[:18]}) > 3
 
 
 def test_at_least_one_patch_is_left():

@@ -169,12 +169,12 @@ class Training:
     def drop_patches(self, progress: float) -> None:
         """Choose the patches that a step works on: after PatchDropout, with all of them at the end.
 
-        The same for all images of a batch, and all patches in the last fifth of the steps, so that
+        The same for all images of a batch, and all patches in the last tenth of the steps, so that
         the model ends on images as it will meet them (https://arxiv.org/abs/2208.07220).
         """
         if not isinstance(self.inner, ClassTokenShortcut):
             return
-        if progress > 0.8 or not self.recipe.drop_patches:
+        if progress > 0.9 or not self.recipe.drop_patches:
             self.inner.kept = None
             return
         patches = prod(self.inner.model.config.grid)
