@@ -487,16 +487,14 @@ def test_a_rate_far_too_high_is_named():
 
 
 def test_most_steps_see_half_of_the_patches_with_their_positions_and_the_last_tenth_all():
-    made, seen = model(), []
+    made, seen, chosen = model(), [], []
     training = Training(
         made, DATA, recipe(epochs=4, shortcut=True, drop_patches=0.5, augment=0.0), seeded()
     )
-    block = made.encoder.blocks[0].attention
-    usual, block.split_heads = block.split_heads, lambda x: [seen.append(x.shape[1]), usual(x)][1]
-    chosen = []
+    norm = made.encoder.blocks[0].norm1
+    norm.register_forward_hook(lambda m, _, z: seen.append(z.shape[1]) if m.training else None)
     list(training.epochs(lambda step: chosen.append(training.inner.kept)))
-    steps = [tokens for tokens in seen if tokens]
-    assert steps[: len(chosen)].count(3) == 18  # the class token and two of four patches
+    assert seen == [3] * 18 + [5] * 2  # the class token and two of four patches, then all
     assert [kept is None for kept in chosen] == [False] * 18 + [True] * 2
     assert all(kept[0] == 0 and len(set(kept.tolist())) == 3 for kept in chosen[:18])
     assert len({tuple(sorted(kept.tolist())) for kept in chosen[:18]}) > 3
@@ -509,7 +507,7 @@ def test_at_least_one_patch_is_left():
 
 
 def test_patches_are_not_left_out_where_the_shortcut_does_not_go():
-    told = "drop_patches 0.5 needs the shortcut of a VisionTransformer with a class token"
+    told = "drop_patches 0.5 needs the shortcut, a VisionTransformer with a class token"
     for made, changes in ((model(), dict(shortcut=False)), (model(pool="mean"), {})):
         options = dict(shortcut=True, drop_patches=0.5) | changes
         with pytest.raises(ValueError, match=told):

@@ -85,8 +85,8 @@ BEST = replace(
     optimizer="muon", average=0.998,
 )  # fmt: skip
 CLOTHES = replace(
-    BEST, epochs=42, batch_size=256, learning_rate=0.003, muon_rate=0.012, augmentation="mirror", augment=0.5,
-    label_smoothing=0.1, drop_patches=0.5,
+    BEST, epochs=42, batch_size=256, learning_rate=0.003, augmentation="mirror", augment=0.5,
+    muon_rate=0.012, label_smoothing=0.1, drop_patches=0.5,
 )  # fmt: skip
 PHOTOS = replace(
     PLAIN, epochs=200, learning_rate=0.002, warmup=0.05, augmentation="photo", cutmix=1.0,
@@ -94,8 +94,9 @@ PHOTOS = replace(
 )  # fmt: skip
 FEW_PHOTOS = replace(PHOTOS, epochs=16, learning_rate=0.005, augment=0.5, cutmix=0.0, average=0.99)
 HALF_SEEN = replace(
-    FEW_PHOTOS, epochs=30, batch_size=256, learning_rate=0.002, muon_rate=0.012, average=0.998, drop_patches=0.5
-)
+    PHOTOS, epochs=30, batch_size=256, muon_rate=0.012, augment=0.5, cutmix=0.0, average=0.998,
+    drop_patches=0.5,
+)  # fmt: skip
 PRESETS = {
     "digits": Preset(SMALL, replace(PLAIN, epochs=80, batch_size=64)),
     "mnist": Preset(SMALL, replace(PLAIN, epochs=16)),  # a few minutes on two cores

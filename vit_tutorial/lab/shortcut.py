@@ -12,7 +12,8 @@ class ClassTokenShortcut(nn.Module):
 
     It shares the model's parameters; under dropout it draws other random numbers. In the last block
     every token is still read (its key and value), but only the class token's query, MLP and norm
-    are worked out. `kept` may name the tokens that the blocks see, 0 for the class token; None: all.
+    are worked out. The blocks see the tokens whose numbers are in `kept`, 0 for the class token, or
+    all of them (None).
     """
 
     kept: Int[Tensor, " _"] | None = None
