@@ -77,8 +77,8 @@ class Training:
             self.average = distributed.sharded(model, shards) if recipe.average else None
         if recipe.drop_patches and not isinstance(network, ClassTokenShortcut):
             raise ValueError(
-                f"drop_patches {recipe.drop_patches} needs the shortcut, a VisionTransformer with a "
-                "class token, and no fsdp"
+                f"drop_patches {recipe.drop_patches} needs the shortcut, a VisionTransformer with "
+                "a class token, and no fsdp"
             )
         self.weight = next(self.trained.parameters())
         self.optimizer = make_optimizer(self.trained, recipe)
