@@ -1,4 +1,4 @@
-"""Augmentations beside the lesson's `random_affine`: mirror, elastic, crop, photo, CutMix."""
+"""Augmentations beside the lesson's `random_affine`: mirrored, elastic, for photographs, CutMix."""
 
 import math
 from collections.abc import Callable
@@ -44,27 +44,6 @@ def random_elastic(
         align_corners=True,
     )
     return F.grid_sample(images, places + field.permute(0, 2, 3, 1), align_corners=False)
-
-
-def random_crop(
-    images: Float[Tensor, "B C H W"], generator: torch.Generator, strength: float = 1.0
-) -> Float[Tensor, "B C H W"]:
-    """Mirror half of the images, left for right, and move each by whole pixels.
-
-    By up to an eighth of its side at strength 1; what comes in is the image, reflected at its edge.
-    Whole pixels keep an image sharp, which `random_affine` does not. Any strength above 0 mirrors
-    half.
-    """
-    B, (H, W) = len(images), images.shape[2:]
-    mirror = 1 - 2 * (torch.rand(B, generator=generator) < 0.5 * (strength > 0)).float()
-    right, down = strength * (torch.rand(2, B, generator=generator) * 2 - 1) / 8
-    none, one = torch.zeros(B), torch.ones(B)
-    rows = [
-        torch.stack([mirror, none, (right * W).round() * 2 / W], dim=-1),
-        torch.stack([none, one, (down * H).round() * 2 / H], dim=-1),
-    ]
-    places = affine_places(images, torch.stack(rows, dim=1))
-    return F.grid_sample(images, places, padding_mode="reflection", align_corners=False)
 
 
 def random_photo(
@@ -144,6 +123,5 @@ AUGMENTATIONS: dict[str, Callable[..., Tensor]] = {
     "affine": random_affine,
     "mirror": random_mirror,
     "elastic": random_elastic,
-    "crop": random_crop,
     "photo": random_photo,
 }

@@ -32,7 +32,7 @@ class Recipe(TrainConfig):
     muon_rate: float = 0.02  # the learning rate of those
     average: float = 0.0  # decay of the exponential moving average of the weights; 0: none
     label_smoothing: float = 0.0  # share of each label that is spread evenly over all classes
-    augmentation: str = "affine"  # or "mirror", "elastic", "crop", "photo"
+    augmentation: str = "affine"  # or "mirror", "elastic", "photo"
     cutmix: float = 0.0  # alpha of its Beta distribution; 0: none
     drop_patches: float = 0.0  # share of an image's patches that most steps leave out; 0: none
     precision: str = "float32"  # or "bf16": mixed precision
