@@ -29,13 +29,16 @@ def render(page: str) -> str:
     return NAME.sub(lambda found: known[found[1]], page)
 
 
+SMALL = ("small_models", "fashion", "cifar10")  # records of models trained to their end
+
+
 def values() -> dict[str, str]:
     """Every table and number that the page may ask for."""
     from vit_tutorial.benchmarks import record
 
     speed = record.read("throughput")
     race_record = record.read("mnist")
-    small = [run for name in ("small_models", "fashion") for run in record.read(name)["runs"]]
+    small = [run for name in SMALL for run in record.read(name)["runs"]]
     lean = record.read("race")
     return {
         "results": results(small, race_record),

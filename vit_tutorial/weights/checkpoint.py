@@ -223,7 +223,7 @@ def load_pretrained(name: str) -> VisionTransformer:
 
     Of MNIST: "mnist" has 49 patches, for attention maps; "mnist-int8" is the same with rounded
     weights, as on the live page; "mnist-best" has 4 patches and the fewest errors. Of
-    Fashion-MNIST: "fashion" has 16 patches; its file is in half precision.
+    Fashion-MNIST: "fashion" has 49 patches; its file is in half precision.
     Raises ValueError for an unknown name and for a damaged file.
     """
     return load(pretrained_path(name))[0].float()
