@@ -129,9 +129,8 @@ def losses(out):
 
 def test_two_processes_give_the_weights_of_one(job, alone):
     ours, theirs = load_file(alone / "double"), load_file(job[0] / "double")
-    assert set(ours) - set(theirs) == {
-        name for name in ours if name.startswith(("muon", "few"))
-    } - set(theirs)
+    refused = {name for name in ours if name.startswith(("muon", "few"))}  # by fsdp
+    assert set(ours) - set(theirs) == refused - set(theirs)
     for name, tensor in theirs.items():
         small = 1e-6 if name.endswith(".loss") else 1e-8  # losses are float32
         assert_close(tensor, ours[name], atol=small, rtol=small, msg=name)

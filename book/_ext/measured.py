@@ -17,6 +17,7 @@ from typing import Any
 
 NAME = re.compile(r"\{\{ *(\w+) *\}\}")
 DASH = "–"
+SMALL = ("small_models", "fashion", "cifar10")  # records of models trained to their end
 RECORDS = "vit_tutorial/*/*/*.json"  # records and the cards of the shipped weights
 
 
@@ -27,9 +28,6 @@ def render(page: str) -> str:
     if missing:
         raise ValueError(f"the page asks for {', '.join(missing)}; known: {', '.join(known)}")
     return NAME.sub(lambda found: known[found[1]], page)
-
-
-SMALL = ("small_models", "fashion", "cifar10")  # records of models trained to their end
 
 
 def values() -> dict[str, str]:

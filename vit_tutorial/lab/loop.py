@@ -157,7 +157,9 @@ class Training:
             number = self.epoch * len(self.losses) + self.step + 1
             distributed.own_dropout(self.generator.initial_seed(), number)
             set_rate(self.optimizer, self.rate(number))
-            self.drop_patches(number / steps)
+            if isinstance(self.inner, ClassTokenShortcut):
+                patches = prod(self.inner.model.config.grid)
+                self.inner.kept = self.tokens_of_step(number / steps, patches)
             loss, accuracy = train_step(self.network, self.optimizer, batch, recipe)
             self.losses[self.step] = loss
             self.step, self.seconds = self.step + 1, time.perf_counter() - start
@@ -166,22 +168,19 @@ class Training:
             if on_step is not None:
                 on_step(Step(number, steps, loss, accuracy))
 
-    def drop_patches(self, progress: float) -> None:
-        """Choose the patches that a step works on: after PatchDropout, with all of them at the end.
+    def tokens_of_step(self, progress: float, patches: int) -> Int[Tensor, " _"] | None:
+        """The class token and the patches that a step sees, by number; None: all of them.
 
-        The same for all images of a batch, and all patches in the last tenth of the steps, so that
-        the model ends on images as it will meet them (https://arxiv.org/abs/2208.07220).
+        A random choice, the same for all images of a batch, as in PatchDropout
+        (https://arxiv.org/abs/2208.07220). In the last tenth of the steps all patches are seen, so
+        that the model ends on images as it will meet them. `progress` counts steps, 0 to 1.
         """
-        if not isinstance(self.inner, ClassTokenShortcut):
-            return
         if progress > 0.9 or not self.recipe.drop_patches:
-            self.inner.kept = None
-            return
-        patches = prod(self.inner.model.config.grid)
+            return None
         left = max(1, patches - round(self.recipe.drop_patches * patches))
-        order = 1 + torch.randperm(patches, generator=self.generator)[:left]
-        kept = torch.cat([torch.zeros(1, dtype=torch.long), order])
-        self.inner.kept = kept.to(self.weight.device, non_blocking=True)
+        chosen = 1 + torch.randperm(patches, generator=self.generator)[:left]
+        kept = torch.cat([torch.zeros(1, dtype=torch.long), chosen])
+        return kept.to(self.weight.device, non_blocking=True)
 
     def rate(self, number: int) -> float:
         """The learning rate of a step, counted from 1."""

@@ -92,11 +92,13 @@ PHOTOS = replace(
     PLAIN, epochs=200, learning_rate=0.002, warmup=0.05, augmentation="photo", cutmix=1.0,
     label_smoothing=0.1, optimizer="muon", average=0.999,
 )  # fmt: skip
-FEW_PHOTOS = replace(PHOTOS, epochs=16, learning_rate=0.005, augment=0.5, cutmix=0.0, average=0.99)
 HALF_SEEN = replace(
     PHOTOS, epochs=30, batch_size=256, muon_rate=0.012, augment=0.5, cutmix=0.0, average=0.998,
     drop_patches=0.5,
 )  # fmt: skip
+FEW_PHOTOS = replace(
+    PHOTOS, epochs=40, batch_size=64, learning_rate=0.005, augment=0.5, cutmix=0.0, average=0.99
+)
 PRESETS = {
     "digits": Preset(SMALL, replace(PLAIN, epochs=80, batch_size=64)),
     "mnist": Preset(SMALL, replace(PLAIN, epochs=16)),  # a few minutes on two cores
@@ -116,8 +118,7 @@ PRESETS = {
 
 # photographs of somebody's own, read at 64 pixels: minutes on one core for some thousands
 OWN_PHOTOS = Preset(
-    LITE | {"patch_size": 8, "layers": 6, "hidden_size": 96, "mlp_size": 192},
-    replace(FEW_PHOTOS, epochs=40, batch_size=64),
+    LITE | {"patch_size": 8, "layers": 6, "hidden_size": 96, "mlp_size": 192}, FEW_PHOTOS
 )
 
 

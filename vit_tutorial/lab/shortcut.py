@@ -1,4 +1,4 @@
-"""The last block works for the class token alone, and all blocks for some of the patches."""
+"""The last block works for the class token alone; all blocks may leave out some of the patches."""
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
