@@ -85,8 +85,8 @@ BEST = replace(
     optimizer="muon", average=0.998,
 )  # fmt: skip
 CLOTHES = replace(
-    BEST, epochs=42, batch_size=256, learning_rate=0.003, augmentation="mirror", augment=0.5,
-    muon_rate=0.012, label_smoothing=0.1, drop_patches=0.5,
+    BEST, epochs=50, learning_rate=0.002, augmentation="mirror", augment=0.3, muon_rate=0.006,
+    label_smoothing=0.1, average=0.999, drop_patches=0.5,
 )  # fmt: skip
 PHOTOS = replace(
     PLAIN, epochs=200, learning_rate=0.002, warmup=0.05, augmentation="photo", cutmix=1.0,
@@ -109,7 +109,7 @@ PRESETS = {
     "mnist-best": Preset(FLAT, BEST),  # benchmarks.small_models
     "fashion": Preset(
         FLAT | {"patch_size": 4, "layers": 5}, CLOTHES
-    ),  # shipped; two hours of a core
+    ),  # shipped; an hour of a core
     "cifar10": Preset(LITE, PHOTOS),  # for a GPU
     # under a million parameters, two hours of a core
     "cifar10-small": Preset(LITE | {"layers": 6, "hidden_size": 96, "mlp_size": 192}, HALF_SEEN),
