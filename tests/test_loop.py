@@ -51,6 +51,7 @@ def test_no_step_reads_from_the_device():
     for batch_size in (8, 4):  # 5 or 10 steps
         with Reads() as reads:
             changes = dict(optimizer="muon", average=0.9, cutmix=1.0, batch_size=batch_size)
+            changes |= dict(shortcut=True, drop_patches=0.5)
             training = Training(model(), DATA, recipe(epochs=1, **changes), seeded())
             list(training.epochs(lambda step: None))
         counts.append(reads.count - 40 // batch_size)  # CutMix draws from NumPy by a seed
@@ -506,7 +507,7 @@ def test_at_least_one_patch_is_left():
 
 
 def test_patches_are_not_left_out_where_the_shortcut_does_not_go():
-    told = "drop_patches 0.5 needs the shortcut, a VisionTransformer with a class token"
+    told = "drop_patches 0.5 needs the shortcut of a VisionTransformer with a class token: set it"
     for made, changes in ((model(), dict(shortcut=False)), (model(pool="mean"), {})):
         options = dict(shortcut=True, drop_patches=0.5) | changes
         with pytest.raises(ValueError, match=told):

@@ -92,7 +92,7 @@ OPTIONS = {  # the value, and what --help says
     "average": ("X", "decay of the exponential moving average of the weights; 0 for none"),
     "label-smoothing": ("X", "share of each label that is spread evenly over all classes"),
     "cutmix": ("X", "alpha of CutMix; 0 for none"),
-    "drop-patches": ("X", "share of the patches that most steps leave out; 0 for none"),
+    "drop-patches": ("X", "share of patches that most steps leave out (with a class token)"),
     "optimizer": ("NAME", " or ".join(CHOICES["optimizer"])),
     "augmentation": ("NAME", " or ".join(CHOICES["augmentation"])),
     "frozen": ("", "train nothing but the new head"),

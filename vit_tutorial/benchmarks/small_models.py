@@ -26,7 +26,7 @@ from typing import Any
 from vit_tutorial.__main__ import main
 from vit_tutorial.benchmarks import record as records
 from vit_tutorial.data import data_root
-from vit_tutorial.lab.recipes import PRESETS
+from vit_tutorial.lab.recipes import PRESETS, Recipe
 
 RECORD = records.FOLDER / "small_models.json"
 RUNS = Path("runs") / "small_models"
@@ -60,7 +60,7 @@ def prepare(args: argparse.Namespace) -> tuple[dict[str, Any], Callable[[str, in
     """The function that makes a run; ValueError if the record holds runs of another recipe."""
     made = json.loads(args.out.read_text(encoding="utf-8"))["runs"] if args.out.exists() else []
     for entry in made:
-        was, now = entry["recipe"], recipe(entry["variant"])
+        was, now = asdict(Recipe()) | entry["recipe"], recipe(entry["variant"])
         differ = [k for k in was | now if was.get(k) != now.get(k)]
         if differ:
             told = ", ".join(f"{k} {was.get(k)} (now {now.get(k)})" for k in differ)

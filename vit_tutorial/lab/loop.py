@@ -77,14 +77,15 @@ class Training:
             self.average = distributed.sharded(model, shards) if recipe.average else None
         if recipe.drop_patches and not isinstance(network, ClassTokenShortcut):
             raise ValueError(
-                f"drop_patches {recipe.drop_patches} needs the shortcut, a VisionTransformer with "
-                "a class token, and no fsdp"
+                f"drop_patches {recipe.drop_patches} needs the shortcut of a VisionTransformer "
+                "with a class token: set it to 0 to see all patches in every step"
             )
         self.weight = next(self.trained.parameters())
         self.optimizer = make_optimizer(self.trained, recipe)
         if compiled:
             network.compile()
-        self.inner, self.network = network, distributed.wrap(network)
+        self.inner: Any = network
+        self.network = distributed.wrap(network)
         self.epoch, self.step, self.seconds = 0, 0, 0.0
         steps = len(data.train) // recipe.batch_size
         self.losses = torch.zeros(steps, dtype=self.weight.dtype, device=self.weight.device)
@@ -95,7 +96,7 @@ class Training:
 
     def resume(self, state: State) -> None:
         """Go on where a state was taken; ValueError, before anything changes, if it cannot be."""
-        check_same("the training", state.settings, self.settings())
+        check_same("the training", asdict(Recipe()) | state.settings, self.settings())
         n, found = len(self.losses), kinds(state.tensors)
         if state.step > n or state.epoch * n + state.step > self.recipe.epochs * n:
             raise ValueError(f"there is no step {state.step} after epoch {state.epoch}")
@@ -157,7 +158,7 @@ class Training:
             number = self.epoch * len(self.losses) + self.step + 1
             distributed.own_dropout(self.generator.initial_seed(), number)
             set_rate(self.optimizer, self.rate(number))
-            if isinstance(self.inner, ClassTokenShortcut):
+            if recipe.drop_patches:
                 patches = prod(self.inner.model.config.grid)
                 self.inner.kept = self.tokens_of_step(number / steps, patches)
             loss, accuracy = train_step(self.network, self.optimizer, batch, recipe)
@@ -171,11 +172,11 @@ class Training:
     def tokens_of_step(self, progress: float, patches: int) -> Int[Tensor, " _"] | None:
         """The class token and the patches that a step sees, by number; None: all of them.
 
-        A random choice, the same for all images of a batch, as in PatchDropout
-        (https://arxiv.org/abs/2208.07220). In the last tenth of the steps all patches are seen, so
+        A random choice, after PatchDropout (https://arxiv.org/abs/2208.07220), which draws for each
+        image; here one draw serves a batch. In the last tenth of the steps all patches are seen, so
         that the model ends on images as it will meet them. `progress` counts steps, 0 to 1.
         """
-        if progress > 0.9 or not self.recipe.drop_patches:
+        if progress > 0.9:
             return None
         left = max(1, patches - round(self.recipe.drop_patches * patches))
         chosen = 1 + torch.randperm(patches, generator=self.generator)[:left]
@@ -304,6 +305,8 @@ def check_shards(recipe: Recipe, compiled: bool) -> None:
     """Raise ValueError for what needs the whole weights in one place."""
     if recipe.optimizer != "adamw":
         raise ValueError(f"fsdp trains with adamw: {recipe.optimizer} needs whole matrices")
+    if recipe.drop_patches:
+        raise ValueError("fsdp leaves no patches out: set drop_patches to 0")
     if compiled:
         raise ValueError("fsdp and compile do not go together here: leave one of them out")
 

@@ -34,7 +34,7 @@ class Recipe(TrainConfig):
     label_smoothing: float = 0.0  # share of each label that is spread evenly over all classes
     augmentation: str = "affine"  # or "mirror", "elastic", "photo"
     cutmix: float = 0.0  # alpha of its Beta distribution; 0: none
-    drop_patches: float = 0.0  # share of an image's patches that most steps leave out; 0: none
+    drop_patches: float = 0.0  # share of the patches that most steps leave out, rounded
     precision: str = "float32"  # or "bf16": mixed precision
     accumulate: int = 1  # micro-batches a step, one after the other where memory is short
     shortcut: bool = False  # the last block works for the class token alone
@@ -107,9 +107,7 @@ PRESETS = {
         SMALL | {"patch_size": 4, "layers": 6}, replace(PLAIN, epochs=24)
     ),  # shipped
     "mnist-best": Preset(FLAT, BEST),  # benchmarks.small_models
-    "fashion": Preset(
-        FLAT | {"patch_size": 4, "layers": 5}, CLOTHES
-    ),  # shipped; an hour of a core
+    "fashion": Preset(FLAT | {"patch_size": 4, "layers": 5}, CLOTHES),  # shipped; an hour of a core
     "cifar10": Preset(LITE, PHOTOS),  # for a GPU
     # under a million parameters, two hours of a core
     "cifar10-small": Preset(LITE | {"layers": 6, "hidden_size": 96, "mlp_size": 192}, HALF_SEEN),

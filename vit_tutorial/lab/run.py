@@ -104,7 +104,8 @@ def fit(
         with distributed.one_by_one():  # the first may have to fetch the images
             run = make(args)
         told = run.told()
-        check_same(str(args.out), about.get("settings", told["settings"]), told["settings"])
+        was = asdict(Recipe()) | about.get("settings", told["settings"])
+        check_same(str(args.out), was, told["settings"])
         about |= told | ({"files": run.data.listed} if isinstance(run.data, FolderData) else {})
         if state and state.epoch == run.recipe.epochs and is_whole(args.out, names):
             print(f"{shown(args.out)} is finished: {state.epoch} epochs, nothing to do")

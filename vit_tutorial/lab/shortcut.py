@@ -12,8 +12,8 @@ class ClassTokenShortcut(nn.Module):
 
     It shares the model's parameters; under dropout it draws other random numbers. In the last block
     every token is still read (its key and value), but only the class token's query, MLP and norm
-    are worked out. The blocks see the tokens whose numbers are in `kept`, 0 for the class token, or
-    all of them (None).
+    are worked out. Where `kept` is set, in training and evaluation alike, the blocks see only the
+    tokens of these numbers (0: the class token), and the logits are no longer the model's.
     """
 
     kept: Int[Tensor, " _"] | None = None
