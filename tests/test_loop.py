@@ -380,6 +380,14 @@ def test_a_state_of_other_settings_is_refused_with_the_difference(changes, said)
     assert torch.equal(weights(made), before)
 
 
+def test_a_state_from_before_an_option_existed_has_its_default():
+    state = after_one_epoch()
+    del state.settings["drop_patches"]
+    assert list(Training(model(), DATA, recipe(), seeded(), state).epochs())
+    with pytest.raises(ValueError, match=r"drop_patches: saved 0.0, asked 0.5"):
+        Training(model(), DATA, recipe(shortcut=True, drop_patches=0.5), seeded(), state)
+
+
 def test_a_state_of_another_number_of_images_or_another_model_is_refused():
     state, few = after_one_epoch(), Split(DATA.train.images[:39], DATA.train.labels[:39],
                                           DATA.train.mean, DATA.train.std)  # fmt: skip

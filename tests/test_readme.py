@@ -4,9 +4,12 @@ import json
 import re
 import statistics
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+
+from vit_tutorial.lab.recipes import PRESETS
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -75,6 +78,10 @@ def test_the_results_are_the_shipped_models():
         assert f"{card(name)['parameters']:,}" in row
     assert f"{card('mnist')['test_accuracy']:.2%}".replace("%", " %") in README
     assert f"{card('mnist')['test_accuracy']:.2%} of {card('mnist')['test_images']:,}" in README
+
+
+def test_the_preset_makes_the_shipped_clothes():
+    assert card("fashion")["training"] == asdict(PRESETS["fashion"].training)
 
 
 @pytest.mark.parametrize("record", measured.SMALL)
