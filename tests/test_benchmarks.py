@@ -278,9 +278,13 @@ def test_photographs_train_both_networks_on_one_split(tmp_path):
             pixels = np.random.default_rng(ord(name) * i).integers(0, 256, (64, 64, 3), np.uint8)
             Image.fromarray(pixels).save(tmp_path / "trashnet" / name / f"{i}.png")
     vit, cnn = (
-        photographs.run(replace(recipe, epochs=1, batch_size=8), 0, tmp_path)
+        photographs.run(replace(recipe, epochs=1, batch_size=8), 100, 0, tmp_path)
         for recipe in (photographs.VIT, photographs.CNN)
     )
+    recipe, share = photographs.VARIANTS["CNN, 30 %"]
+    few = photographs.run(replace(recipe, epochs=1, batch_size=8), share, 0, tmp_path)
+    assert few["images"] == cnn["images"] * 30 // 100
+    assert few["test_images"] == cnn["test_images"]
     assert (vit["images"], vit["test_images"]) == (cnn["images"], cnn["test_images"])
     assert vit["most_frequent_class"] == pytest.approx(1 / 3, abs=1e-4)
     assert abs(cnn["parameters"] / vit["parameters"] - 1) < 0.01
