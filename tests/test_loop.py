@@ -511,7 +511,13 @@ def test_most_steps_see_half_of_the_patches_with_their_positions_and_the_last_te
 
 def test_at_least_one_patch_is_left():
     training = Training(model(), DATA, recipe(shortcut=True, drop_patches=0.99), seeded())
-    assert len(training.tokens_of_step(0.1, 4)) == 2
+    assert len(training.tokens_of_step(0.1)) == 2
+
+
+def test_a_share_that_leaves_out_no_patch_is_refused():
+    told = r"drop_patches 0.1 leaves out none of 4 patches: expected 0, or more than 0.12"
+    with pytest.raises(ValueError, match=told):
+        Training(model(), DATA, recipe(shortcut=True, drop_patches=0.1), seeded())
 
 
 def test_patches_are_not_left_out_where_the_shortcut_does_not_go():

@@ -75,11 +75,7 @@ class Training:
             check_shards(recipe, compiled)
             network = self.trained = distributed.sharded(model, shards)
             self.average = distributed.sharded(model, shards) if recipe.average else None
-        if recipe.drop_patches and not isinstance(network, ClassTokenShortcut):
-            raise ValueError(
-                f"drop_patches {recipe.drop_patches} needs the shortcut of a VisionTransformer "
-                "with a class token: set it to 0 to see all patches in every step"
-            )
+        self.patches = patches_seen(network, recipe.drop_patches) if recipe.drop_patches else (0, 0)
         self.weight = next(self.trained.parameters())
         self.optimizer = make_optimizer(self.trained, recipe)
         if compiled:
@@ -159,8 +155,7 @@ class Training:
             distributed.own_dropout(self.generator.initial_seed(), number)
             set_rate(self.optimizer, self.rate(number))
             if recipe.drop_patches:
-                patches = prod(self.inner.model.config.grid)
-                self.inner.kept = self.tokens_of_step(number / steps, patches)
+                self.inner.kept = self.tokens_of_step(number / steps)
             loss, accuracy = train_step(self.network, self.optimizer, batch, recipe)
             self.losses[self.step] = loss
             self.step, self.seconds = self.step + 1, time.perf_counter() - start
@@ -169,7 +164,7 @@ class Training:
             if on_step is not None:
                 on_step(Step(number, steps, loss, accuracy))
 
-    def tokens_of_step(self, progress: float, patches: int) -> Int[Tensor, " _"] | None:
+    def tokens_of_step(self, progress: float) -> Int[Tensor, " _"] | None:
         """The class token and the patches that a step sees, by number; None: all of them.
 
         A random choice, after PatchDropout (https://arxiv.org/abs/2208.07220), which draws for each
@@ -178,8 +173,8 @@ class Training:
         """
         if progress > 0.9:
             return None
-        left = max(1, patches - round(self.recipe.drop_patches * patches))
-        chosen = 1 + torch.randperm(patches, generator=self.generator)[:left]
+        patches, seen = self.patches
+        chosen = 1 + torch.randperm(patches, generator=self.generator)[:seen]
         kept = torch.cat([torch.zeros(1, dtype=torch.long), chosen])
         return kept.to(self.weight.device, non_blocking=True)
 
@@ -309,6 +304,25 @@ def check_shards(recipe: Recipe, compiled: bool) -> None:
         raise ValueError("fsdp leaves no patches out: set drop_patches to 0")
     if compiled:
         raise ValueError("fsdp and compile do not go together here: leave one of them out")
+
+
+def patches_seen(network: nn.Module, share: float) -> tuple[int, int]:
+    """The number of patches, and how many of them are seen where `share` is left out, at least 1.
+
+    Raises ValueError if none can be left out: there is no shortcut, or the share is too small.
+    """
+    if not isinstance(network, ClassTokenShortcut):
+        raise ValueError(
+            f"drop_patches {share} needs the shortcut of a VisionTransformer with a class token: "
+            "set it to 0 to see all patches in every step"
+        )
+    patches = prod(network.model.config.grid)
+    if not (left_out := round(share * patches)):
+        raise ValueError(
+            f"drop_patches {share} leaves out none of {patches} patches: "
+            f"expected 0, or more than {0.5 / patches:.2g}"
+        )
+    return patches, max(1, patches - left_out)
 
 
 def kinds(tensors: dict[str, Tensor]) -> dict[str, str]:

@@ -34,7 +34,7 @@ class Recipe(TrainConfig):
     label_smoothing: float = 0.0  # share of each label that is spread evenly over all classes
     augmentation: str = "affine"  # or "mirror", "elastic", "photo"
     cutmix: float = 0.0  # alpha of its Beta distribution; 0: none
-    drop_patches: float = 0.0  # share of the patches that most steps leave out, rounded
+    drop_patches: float = 0.0  # share of the patches that most steps leave out
     precision: str = "float32"  # or "bf16": mixed precision
     accumulate: int = 1  # micro-batches a step, one after the other where memory is short
     shortcut: bool = False  # the last block works for the class token alone
