@@ -92,7 +92,7 @@ PHOTOS = replace(
     PLAIN, epochs=200, learning_rate=0.002, warmup=0.05, augmentation="photo", cutmix=1.0,
     label_smoothing=0.1, optimizer="muon", average=0.999,
 )  # fmt: skip
-HALF_SEEN = replace(PHOTOS, epochs=42, muon_rate=0.008, augment=0.5, cutmix=0.0, drop_patches=0.5)
+HALF_SEEN = replace(PHOTOS, epochs=28, muon_rate=0.008, augment=0.5, cutmix=0.0, drop_patches=0.5)
 FEW_PHOTOS = replace(
     PHOTOS, epochs=40, batch_size=64, learning_rate=0.005, augment=0.5, cutmix=0.0, average=0.99
 )
@@ -106,8 +106,8 @@ PRESETS = {
     "mnist-best": Preset(FLAT, BEST),  # benchmarks.small_models
     "fashion": Preset(FLAT | {"patch_size": 4, "layers": 5}, CLOTHES),  # shipped; an hour of a core
     "cifar10": Preset(LITE, PHOTOS),  # for a GPU
-    # under a million parameters, two hours of a core
-    "cifar10-small": Preset(LITE | {"layers": 6, "hidden_size": 128, "mlp_size": 256}, HALF_SEEN),
+    # under a million parameters, an hour of a core
+    "cifar10-small": Preset(LITE | {"layers": 6, "hidden_size": 96, "mlp_size": 192}, HALF_SEEN),
 }
 
 
