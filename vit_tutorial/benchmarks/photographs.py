@@ -3,7 +3,8 @@
     python -m vit_tutorial.benchmarks.photographs [--only ViT] [--list]
 
 Three seeds each, or as `--seeds` says. A variant with "10 %" in its name trains on that share of
-the photographs, and shows each so much more often that the steps stay the same. The ViT is what
+the photographs, and shows each so much more often that the steps stay the same; those runs have a
+record of their own, `photographs_shares`, made with `--out`. The ViT is what
 `vit-tutorial train --data folder:trashnet` makes without another option. The CNN has as many
 parameters, within 1 %, and the same recipe, except for AdamW at a rate of 0.003 in the place of
 Muon, which is for a ViT's matrices, and no average of the weights. Its epochs were set, by the time
